@@ -1,0 +1,139 @@
+"""What callers are shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ramet.model.base import Model
+from ramet.model.machine import Lineage, Machine, Stun, VmState
+
+
+class MemoryView(Model):
+    """Of one VM's guest RAM, in bytes, from smaps of the RAM mapping. `unique` = Private_Clean + Private_Dirty."""
+
+    configured_bytes: int
+    resident_bytes: int
+    unique_bytes: int
+    shared_bytes: int
+    proportional_bytes: int
+    process_overhead_bytes: int
+
+
+class LayerView(Model):
+    id: str
+    bytes_on_disk: int
+    writable: bool
+    shared_by: int
+    """VMs, images and moments that use it."""
+
+
+class NicView(Model):
+    id: str
+    model: str
+    mac: str
+    network: str | None
+    connected: bool
+    addresses: tuple[str, ...] = ()
+
+
+class DiskView(Model):
+    id: str
+    size_bytes: int
+    chain: tuple[LayerView, ...]
+    """Topmost first."""
+
+
+class VmView(Model):
+    id: str
+    name: str
+    uuid: str
+    state: VmState
+    pause_reason: str | None = None
+    frozen: bool = False
+    accelerator: str | None = None
+    qemu_version: str | None = None
+    pid: int | None = None
+    memory_mib: int
+    vcpus: int
+    image: str | None = None
+    nics: tuple[NicView, ...] = ()
+    disks: tuple[DiskView, ...] = ()
+    lineage: Lineage | None = None
+    memory: MemoryView | None = None
+    stuns: tuple[Stun, ...] = ()
+    machine: Machine
+    created_at: float
+    started_at: float | None = None
+    busy_with: str | None = None
+
+
+class CloneTimings(Model):
+    """Milliseconds. `total` runs from the request accepted to `cont` acknowledged."""
+
+    check: float = 0.0
+    prepare: float = 0.0
+    stun: float = 0.0
+    fork: float = 0.0
+    qemu: float = 0.0
+    load: float = 0.0
+    running: float = 0.0
+    total: float = 0.0
+
+
+class CloneResult(Model):
+    name: str
+    id: str
+    task: str
+    timings_ms: CloneTimings
+    warnings: tuple[str, ...] = ()
+    memory_before: MemoryView | None = None
+    memory_after: MemoryView | None = None
+
+
+class CloneForecast(Model):
+    """The answer of a dry run."""
+
+    ok: bool = True
+    workflow: str
+    forecast_stun_ms: float | None
+    names: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+
+
+class ExecResult(Model):
+    exit_code: int
+    signal: int | None = None
+    stdout_base64: str = ""
+    stderr_base64: str = ""
+    truncated: bool = False
+
+
+class CheckView(Model):
+    """One line of `ramet doctor`."""
+
+    name: str
+    status: str
+    """'ok', 'warning' or 'missing'."""
+    found: str
+    remedy: str | None = None
+
+
+class HostView(Model):
+    version: str
+    state_dir: str
+    pid: int
+    uid: int
+    privileged: bool
+    qemu_version: str | None
+    accelerator: str | None
+    vms_total: int
+    vms_on: int
+    settings: dict[str, Any]
+
+
+class TreeNode(Model):
+    id: str
+    name: str
+    state: str
+    workflow: str | None = None
+    children: tuple[TreeNode, ...] = ()
