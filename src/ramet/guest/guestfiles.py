@@ -1,0 +1,10 @@
+"""Reach what is copied into guests, from a source tree and from an installed package alike."""
+
+from __future__ import annotations
+
+from importlib import resources
+
+
+def guest_file(name: str) -> bytes:
+    """The content of a file below ramet/guest/files, like 'vmware-rpctool' or 'micro/start'."""
+    return resources.files("ramet.guest").joinpath("files", *name.split("/")).read_bytes()

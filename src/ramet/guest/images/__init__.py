@@ -1,0 +1,1 @@
+"""Builders of the default guests. See `micro`, `debian` and `built`."""

@@ -1,0 +1,36 @@
+"""``python -m ramet.guest.images micro DEST``: build a default guest without a daemon, and say what it is."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+from ramet.errors import RametError
+from ramet.guest.images.built import BuiltImage
+from ramet.guest.images.micro import build_micro
+
+
+def _say(percent: float, doing: str) -> None:
+    print(f"{percent:3.0f}% {doing}", file=sys.stderr)
+
+
+def _shown(image: BuiltImage) -> str:
+    return json.dumps({key: str(value) if isinstance(value, Path) else value for key, value in vars(image).items()})
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 2 or arguments[0] != "micro":
+        print("Usage: python -m ramet.guest.images micro DESTINATION", file=sys.stderr)
+        return 2
+    try:
+        print(_shown(asyncio.run(build_micro(Path(arguments[1]).resolve(), _say))))
+    except RametError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

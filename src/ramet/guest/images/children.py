@@ -1,0 +1,75 @@
+"""Run helper programs: output to a file, bounded in time, killed with their own children when cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shlex
+import signal
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ramet.errors import DeadlineError, ToolError
+
+_TAIL_BYTES = 2000
+_GRACE_S = 5.0
+
+
+def _tail(log: Path) -> str:
+    with log.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _TAIL_BYTES))
+        return file.read().decode(errors="replace").strip()
+
+
+async def _end(child: asyncio.subprocess.Process) -> None:
+    """TERM, wait, KILL, reap; the child leads a process group of its own."""
+    for signum, patience_s in ((signal.SIGTERM, _GRACE_S), (signal.SIGKILL, None)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signum)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(child.wait(), patience_s)
+            return
+
+
+async def run(
+    argv: Sequence[str | Path],
+    *,
+    timeout_s: float,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> str:
+    """Run a program to its end and return what it wrote to standard output.
+
+    Raises `ToolError` with the end of its error output, `DeadlineError` after `timeout_s`. On either, and when
+    cancelled, the program and its children are killed and reaped first. `env` is added to the inherited one.
+    """
+    with tempfile.TemporaryDirectory(prefix="ramet-run-") as scratch:
+        out, err = Path(scratch) / "out", Path(scratch) / "err"
+        with out.open("wb") as stdout, err.open("wb") as stderr:
+            try:
+                child = await asyncio.create_subprocess_exec(
+                    *map(str, argv),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=stdout,
+                    stderr=stderr,
+                    cwd=cwd,
+                    env={**os.environ, "LC_ALL": "C.UTF-8", **(env or {})},
+                    start_new_session=True,
+                )
+            except FileNotFoundError as exc:
+                raise ToolError(
+                    f"{argv[0]} is not installed on this host.", hint="Install what `ramet doctor` lists."
+                ) from exc
+        try:
+            code = await asyncio.wait_for(child.wait(), timeout_s)
+        except TimeoutError:
+            raise DeadlineError(f"{argv[0]} did not end within {timeout_s:.0f} s.") from None
+        finally:
+            if child.returncode is None:
+                await asyncio.shield(_end(child))
+        if code:
+            raise ToolError(f"{argv[0]} failed ({code}): {_tail(err) or _tail(out)}", argv=shlex.join(map(str, argv)))
+        return out.read_text(errors="replace")
