@@ -49,7 +49,7 @@ def check_bound(forecast_ms: float, bound_ms: float | None, name: str) -> None:
     """Refuse beforehand; nothing has changed yet. Raises StunTooLongError."""
     if bound_ms is not None and forecast_ms > bound_ms:
         raise StunTooLongError(
-            f"Cloning {name!r} would stun it for about {forecast_ms:.0f} ms, longer than the {bound_ms:.0f} ms allowed.",
+            f"Cloning {name!r} would stun it for about {forecast_ms:.0f} ms; {bound_ms:.0f} ms are allowed.",
             hint="Allow more with --max-stun, or clone when the guest uses less memory and writes less.",
             forecast_ms=round(forecast_ms, 1),
             bound_ms=bound_ms,

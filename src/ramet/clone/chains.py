@@ -1,0 +1,71 @@
+"""Keeping the disks' chains of a VM short, however many clones are taken of it.
+
+Every clone of a VM that writes adds a layer to its chain. Before a chain passes its bound, the immutable layers between
+the image's own and the writable top are merged, out of process and from immutable files only, into one new layer; then
+the top is given that layer as its parent, in one QMP command, outside of any stun. Nobody who still uses the old layers
+is disturbed, and they are deleted when nobody does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ramet.errors import RametError
+from ramet.machine.live import LiveMachine
+from ramet.model.machine import Disk
+from ramet.storage.flatten import FlattenPlan, flatten, plan_flatten
+
+Progress = Callable[[float, str], None]
+
+
+def depth(live: LiveMachine) -> int:
+    """The longest chain among the VM's disks."""
+    return max((live.rooms.layers.depth(disk.layer) for disk in live.vm.machine.disks), default=0)
+
+
+def needs_flatten(live: LiveMachine) -> bool:
+    """Whether the next moment could take a chain past its bound."""
+    return depth(live) >= live.rooms.limits.chain_bound
+
+
+async def shorten(live: LiveMachine, base_layers: frozenset[str], progress: Progress) -> int:
+    """Flatten the VM's chains where they reach the bound. Returns how many disks were shortened.
+
+    Needs: nobody takes a moment of the VM meanwhile (the caller holds its lock). `base_layers`, those of images, stay
+    shared. On failure the chain is as it was.
+    """
+    done = 0
+    for disk in live.vm.machine.disks:
+        plan = _plan(live, disk, base_layers)
+        if plan is not None:
+            await _shorten_disk(live, disk, plan, progress)
+            done += 1
+    return done
+
+
+def _plan(live: LiveMachine, disk: Disk, base_layers: frozenset[str]) -> FlattenPlan | None:
+    chain = tuple(layer.id for layer in live.rooms.layers.chain(disk.layer))
+    base_depth = sum(1 for layer_id in chain if layer_id in base_layers)
+    return plan_flatten(chain, base_depth, bound=max(base_depth + 2, live.rooms.limits.chain_bound - 1))
+
+
+async def _shorten_disk(live: LiveMachine, disk: Disk, plan: FlattenPlan, progress: Progress) -> None:
+    layers = live.rooms.layers
+    detail = {"disk": disk.id, "layers": []}
+    async with live.rooms.book.operation("flatten", live.id, detail) as journal:
+        with layers.hold(*plan.merge):
+            merged = await flatten(layers, plan.merge, plan.base, progress=progress)
+            with layers.hold(merged.id):
+                await journal.update(layers=[merged.id])
+                try:
+                    await _swap(live, disk, merged.id)
+                except RametError:
+                    layers.remove(merged.id)
+                    raise
+
+
+async def _swap(live: LiveMachine, disk: Disk, merged: str) -> None:
+    if live.vm.is_on and not live.vm.frozen:
+        await live.qmp.reopen_backing(disk, live.rooms.layers.chain(merged), live.rooms.layers.path)
+    else:
+        live.rooms.layers.set_parent(disk.layer, merged)

@@ -1,0 +1,187 @@
+"""Step one of every clone, and its dry run: all refusals come from here, and nothing has changed when they do."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ramet.clone.forecast import Load, check_bound, forecast_stun_ms
+from ramet.errors import CapacityError, ConflictError, NotFoundError, UnsupportedError, UsageError
+from ramet.machine.lifecycle import Operation, next_state
+from ramet.machine.live import LiveMachine
+from ramet.memory.ledger import guest_memory
+from ramet.model.machine import USER_NETWORK, Machine, Nic, Vm
+from ramet.model.requests import CloneVm, NicChange
+from ramet.model.units import MIB, format_bytes, new_id, new_mac
+from ramet.model.views import CloneForecast, MemoryView
+
+CLONE_OVERHEAD_BYTES = 48 * MIB
+"""A fresh QEMU's own memory, translation buffers included, before its guest diverges."""
+DIVERGENCE = 0.15
+"""Of guest memory: what clones are expected to write soon. The guard for the rest belongs to the memory room."""
+DISK_RESERVE_BYTES = 256 * MIB
+DISK_PER_CLONE_BYTES = 16 * MIB
+
+
+@dataclass(frozen=True)
+class Order:
+    """A clone request that passed every check."""
+
+    machines: tuple[Machine, ...]
+    """One for each name; disks still name the source's layers."""
+    vm_ids: tuple[str, ...]
+    workflow: str
+    forecast_ms: float | None
+    warnings: tuple[str, ...]
+    memory_before: MemoryView | None
+    accepted_at: float
+    check_ms: float
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(machine.name for machine in self.machines)
+
+    def as_forecast(self) -> CloneForecast:
+        return CloneForecast(
+            workflow=self.workflow, forecast_stun_ms=self.forecast_ms, names=self.names, warnings=self.warnings
+        )
+
+
+async def check(live: LiveMachine, request: CloneVm, is_taken: Callable[[str], bool], accepted_at: float) -> Order:
+    """Every check there is, cheapest first. Raises the error that says what to do; changes nothing."""
+    next_state(live.vm.state, Operation.CLONE, name=live.name)
+    _check_names(request, is_taken)
+    _check_process(live)
+    machines = tuple(clone_machine(live, request, name) for name in request.names)
+    memory = await asyncio.to_thread(guest_memory, live.require_process().pid, live.vm.machine.memory_mib * MIB)
+    _check_memory(live.vm, len(machines))
+    _check_disk_space(live, len(machines))
+    forecast = None
+    if not live.vm.frozen:
+        forecast = forecast_stun_ms(Load(memory.resident_bytes), live.vm.stuns)
+        check_bound(forecast, request.max_stun_ms, live.name)
+    return Order(
+        machines=machines,
+        vm_ids=tuple(new_id() for _ in machines),
+        workflow="frozen" if live.vm.frozen else "live",
+        forecast_ms=forecast,
+        warnings=_warnings(live, request, machines),
+        memory_before=memory,
+        accepted_at=accepted_at,
+        check_ms=(time.monotonic() - accepted_at) * 1000,
+    )
+
+
+def _check_names(request: CloneVm, is_taken: Callable[[str], bool]) -> None:
+    if len(set(request.names)) != len(request.names):
+        raise UsageError("The same name stands twice.", hint="Every clone needs a name of its own.")
+    for name in request.names:
+        if is_taken(name):
+            raise ConflictError(f"There is a VM named {name!r} already.", hint="Choose another name.", name=name)
+    if len(request.names) > 1 and (request.uuid or any(change.mac for change in request.nics)):
+        raise UsageError(
+            "A UUID or a MAC address belongs to one clone, and several are asked for.",
+            hint="Clone them one by one, or leave these out: each gets its own.",
+        )
+
+
+def _check_process(live: LiveMachine) -> None:
+    """The fresh QEMU must be the binary that wrote the device state."""
+    process = live.vm.process
+    if process is not None and process.qemu_build != live.rooms.qemu.build_id:
+        raise UnsupportedError(
+            f"QEMU was upgraded on disk since {live.name!r} started (it runs {process.qemu_version}).",
+            hint="Restart the VM: a clone must run the same QEMU as its source.",
+        )
+    if not live.run_dir.fork.exists():
+        raise UnsupportedError(
+            f"{live.name!r} runs without the fork library.", hint="Restart it; 'ramet doctor' says whether it can load."
+        )
+
+
+def clone_machine(live: LiveMachine, request: CloneVm, name: str) -> Machine:
+    """The clone's hardware: its source's, with names, addresses and networks of its own."""
+    source = live.vm.machine
+    changes = {change.id: change for change in request.nics}
+    unknown = sorted(set(changes) - {nic.id for nic in source.nics})
+    if unknown:
+        have = ", ".join(nic.id for nic in source.nics) or "none"
+        raise NotFoundError(f"{live.name!r} has no NIC {unknown[0]!r}.", hint=f"It has: {have}.")
+    update: dict[str, object] = {
+        "name": name,
+        "nics": tuple(_clone_nic(live, nic, changes.get(nic.id), request) for nic in source.nics),
+        "extra_config": {**source.extra_config, **request.extra_config},
+        "autostart": False,
+        "uuid": request.uuid or Machine.model_fields["uuid"].get_default(call_default_factory=True),
+    }
+    return source.changed(**update)
+
+
+def _clone_nic(live: LiveMachine, nic: Nic, change: NicChange | None, request: CloneVm) -> Nic:
+    network = nic.network
+    if change is not None and change.network is not None:
+        network = change.network or None
+    if (network == USER_NETWORK) != nic.is_user_mode:
+        raise UnsupportedError(
+            f"{nic.id} cannot change between user-mode networking and a port group in a clone.",
+            hint="The device state differs; change it on a VM that is off.",
+        )
+    if network not in (None, USER_NETWORK) and live.rooms.book.network(str(network)) is None:
+        raise NotFoundError(f"There is no port group {network!r}.", hint="See 'ramet network ls'.")
+    connected = nic.connected and request.connect and not request.disconnect_nics
+    if change is not None and change.connected is not None:
+        connected = change.connected and not request.disconnect_nics
+    mac = change.mac if change is not None and change.mac else new_mac()
+    return nic.changed(network=network, connected=connected, mac=mac)
+
+
+def _check_memory(vm: Vm, count: int) -> None:
+    available = available_memory_bytes()
+    needed = count * (CLONE_OVERHEAD_BYTES + int(DIVERGENCE * vm.machine.memory_mib * MIB))
+    if needed > available:
+        raise CapacityError(
+            f"{count} clone(s) of {vm.machine.name!r} need about {format_bytes(needed)} of memory soon; "
+            f"{format_bytes(available)} is available.",
+            hint="Stop other VMs, or make fewer clones.",
+        )
+
+
+def _check_disk_space(live: LiveMachine, count: int) -> None:
+    free, needed = live.rooms.layers.free_bytes(), DISK_RESERVE_BYTES + count * DISK_PER_CLONE_BYTES
+    if free < needed:
+        raise CapacityError(
+            f"Only {format_bytes(free)} is free under {live.rooms.paths.layers}; {format_bytes(needed)} is needed.",
+            hint="Remove VMs or images, or free space on that disk.",
+        )
+
+
+def _warnings(live: LiveMachine, request: CloneVm, machines: tuple[Machine, ...]) -> tuple[str, ...]:
+    """A clone that is connected still uses its source's address, until something in the guest changes it."""
+    source_networks = {nic.network for nic in live.vm.machine.nics if nic.connected and not nic.is_user_mode}
+    shared = sorted(
+        {
+            str(nic.network)
+            for machine in machines
+            for nic in machine.nics
+            if nic.connected and nic.network in source_networks
+        }
+    )
+    return tuple(
+        f"{live.name!r} and its clones are on the port group {network!r}: the source's address appears there twice "
+        "until the guests change it."
+        for network in shared
+    )
+
+
+def available_memory_bytes() -> int:
+    """MemAvailable of /proc/meminfo."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+

@@ -1,0 +1,74 @@
+"""A holder: a child forked in the stun that runs no QEMU, keeps a moment's memory, and only serves forks.
+
+So any number of clones of a running VM cost it one stun. It is the tiny program of ``native/holder.c``, started over
+the forked memory by the same library as QEMU.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from ramet.hypervisor.descriptors import DescriptorTable
+from ramet.hypervisor.fork import ForkClient, ForkReply, ForkRequest, environment
+from ramet.hypervisor.plan import RunDir
+from ramet.hypervisor.process import QemuProcess
+from ramet.machine.rooms import Rooms
+from ramet.model.units import MIB
+
+
+@dataclass
+class HolderPlan:
+    """A holder that is ready to be forked; `request` names descriptors that `planned_holder` closes."""
+
+    run_dir: RunDir
+    request: ForkRequest
+
+
+@contextlib.asynccontextmanager
+async def planned_holder(rooms: Rooms, moment_id: str, memory_mib: int) -> AsyncIterator[HolderPlan]:
+    """Socket, memory file and arguments. The socket's directory goes with the context."""
+    run_dir = RunDir(rooms.paths.vm_run(f"m-{moment_id}"))
+    run_dir.path.mkdir(mode=0o711, parents=True, exist_ok=True)
+    try:
+        with DescriptorTable(forked=True) as table:
+            null = [os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC) for _ in range(3)]
+            try:
+                ram = table.ram_file(memory_mib * MIB)
+                control = table.listen(run_dir.fork, seqpacket=True)
+                env = environment(rooms.native, ram_fd=ram, control_fd=control, owner_uid=os.geteuid())
+                yield HolderPlan(
+                    run_dir,
+                    ForkRequest((str(rooms.native.holder),), env, (*null, *table.fds), f"ramet-hold-{moment_id[:4]}"),
+                )
+            finally:
+                for fd in null:
+                    os.close(fd)
+    finally:
+        await asyncio.to_thread(shutil.rmtree, run_dir.path, ignore_errors=True)
+
+
+@contextlib.asynccontextmanager
+async def held(rooms: Rooms, reply: ForkReply) -> AsyncIterator[QemuProcess]:
+    """Ends the holder when its moment is let go."""
+    process = QemuProcess.from_fork(reply.pid, reply.pidfd, rooms.qemu, rooms.paths.run)
+    try:
+        yield process
+    finally:
+        process.kill()
+        await process.wait_exit(10.0)
+        process.close()
+
+
+async def fork_from(rooms: Rooms, run_dir: RunDir, request: ForkRequest) -> ForkReply:
+    """One fork from whoever serves at `run_dir`: a frozen VM's QEMU, or a holder. In a thread: the socket blocks."""
+
+    def fork() -> ForkReply:
+        with ForkClient.connect(run_dir.fork, timeout_s=rooms.limits.fork_s) as client:
+            return client.fork(request)
+
+    return await asyncio.to_thread(fork)

@@ -1,0 +1,207 @@
+"""Taking a moment of a running VM: the stun, and nothing in it that could be done before or after.
+
+A moment is a process that holds the RAM, a device state of some hundred KiB, and one immutable layer for each disk.
+Taking one gives the source a new overlay for every disk it has written to since the last moment; an overlay without
+writes is used again, so that a hundred clones of an idle source do not deepen its chain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+
+from ramet.errors import RametError
+from ramet.hypervisor.fork import ForkRequest
+from ramet.hypervisor.stun_client import StunResult
+from ramet.hypervisor.stun_plan import PristineCheck, SnapshotStep, StunPlan
+from ramet.machine.live import LiveMachine
+from ramet.memory.ledger import guest_memory
+from ramet.model.machine import Disk, Stun
+from ramet.model.units import MIB
+
+
+@dataclass(frozen=True)
+class DiskTurn:
+    """What a moment does to one disk of its source."""
+
+    disk: Disk
+    frozen_layer: str
+    """Immutable from the moment on: what clones are built on."""
+    overlay: str | None
+    """The source's new top; None when its old top was without writes, and stays."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A moment that was taken: everything a VM can be made from, but the process that holds its memory."""
+
+    device_state: bytes
+    pending_rpc: bytes
+    stun: Stun
+    result: StunResult
+    turns: tuple[DiskTurn, ...]
+
+    @property
+    def layers(self) -> dict[str, str]:
+        return {turn.disk.id: turn.frozen_layer for turn in self.turns}
+
+
+class StaleVerdict(Exception):  # noqa: N818 - not an error: a reason to plan again
+    """A disk counted on as unwritten was written before the stop: plan again, with an overlay for it."""
+
+
+def overlay_id(owner_id: str, disk: Disk) -> str:
+    """The layer a disk gets in an operation: known before anything is made, so that the journal names it first."""
+    return f"{owner_id}-{disk.id}"
+
+
+def plan_turns(live: LiveMachine, moment_id: str, *, trust_pristine: bool) -> tuple[DiskTurn, ...]:
+    """Decide for each disk, and make the overlays the source will write to. On failure none is left."""
+    turns: list[DiskTurn] = []
+    try:
+        for disk in live.vm.machine.disks:
+            turns.append(_turn(live, disk, moment_id, trust_pristine))
+    except BaseException:
+        drop_overlays(live, turns)
+        raise
+    return tuple(turns)
+
+
+def _turn(live: LiveMachine, disk: Disk, moment_id: str, trust_pristine: bool) -> DiskTurn:
+    layers = live.rooms.layers
+    parent = layers.layer(disk.layer).parent
+    if trust_pristine and parent is not None and layers.is_pristine(disk.layer):
+        return DiskTurn(disk, parent, None)
+    overlay = layers.create_overlay(disk.layer, disk.size_bytes, layer_id=overlay_id(moment_id, disk))
+    return DiskTurn(disk, disk.layer, overlay.id)
+
+
+def drop_overlays(live: LiveMachine, turns: Sequence[DiskTurn]) -> None:
+    """Remove overlays that the source did not come to use."""
+    for turn in turns:
+        if turn.overlay is not None:
+            live.rooms.layers.remove(turn.overlay)
+
+
+async def take(
+    live: LiveMachine, turns: tuple[DiskTurn, ...], requests: Sequence[ForkRequest], *, hold: bool
+) -> Taken:
+    """Stun the source, and record what its disks became. With `hold` it stays stopped.
+
+    Whatever fails, the source is as it was: running, on disks that are whole. Raises StaleVerdict, or the stun's error.
+    """
+    resident = (await asyncio.to_thread(guest_memory, live.require_process().pid, _ram_bytes(live))).resident_bytes
+    await _flush(live, turns)
+    await _add_overlay_nodes(live, turns)
+    state_fd = os.memfd_create(f"moment-{live.id}", os.MFD_CLOEXEC)
+    try:
+        async with _quiet(live) as drain:
+            try:
+                result = await live.rooms.stun.stun(_plan(live, turns, requests, state_fd, hold), drain)
+            except RametError as exc:
+                await _after_failed_stun(live, turns, exc)
+                raise
+            await _adopt_overlays(live, turns)
+            pending = live.rpc.pending() if live.rpc is not None else b""
+            device_state = await asyncio.to_thread(_read_all, state_fd)
+    finally:
+        os.close(state_fd)
+    stun = Stun(at=time.time(), resident_bytes=resident, **result.timings_ms())
+    await live.change(stuns=(*live.vm.stuns, stun)[-live.rooms.limits.recent_stuns :], cloned_once=True)
+    return Taken(device_state, pending, stun, result, turns)
+
+
+def _ram_bytes(live: LiveMachine) -> int:
+    return live.vm.machine.memory_mib * MIB
+
+
+def _plan(
+    live: LiveMachine, turns: tuple[DiskTurn, ...], requests: Sequence[ForkRequest], state_fd: int, hold: bool
+) -> StunPlan:
+    layers, qmp = live.rooms.layers, live.qmp
+    return StunPlan(
+        qmp_path=str(live.run_dir.stun),
+        fork_path=str(live.run_dir.fork),
+        state_fd=state_fd,
+        snapshots=tuple(
+            SnapshotStep(qmp.node_name(t.disk.layer), qmp.node_name(t.overlay)) for t in turns if t.overlay is not None
+        ),
+        pristine=tuple(PristineCheck(str(layers.path(t.disk.layer))) for t in turns if t.overlay is None),
+        forks=tuple(requests),
+        hold=hold,
+        bound_ms=live.rooms.limits.stun_bound_ms,
+    )
+
+
+async def _flush(live: LiveMachine, turns: tuple[DiskTurn, ...]) -> None:
+    """Write dirty data back now: `stop` flushes every disk, and with a dirty one that would be seconds of stun."""
+
+    def flush() -> None:
+        for turn in turns:
+            fd = os.open(live.rooms.layers.path(turn.disk.layer), os.O_RDONLY)
+            try:
+                os.fdatasync(fd)
+            finally:
+                os.close(fd)
+
+    await asyncio.to_thread(flush)
+
+
+async def _add_overlay_nodes(live: LiveMachine, turns: tuple[DiskTurn, ...]) -> None:
+    added: list[str] = []
+    try:
+        for turn in turns:
+            if turn.overlay is not None:
+                await live.qmp.add_layer_node(turn.overlay, live.rooms.layers.path(turn.overlay))
+                added.append(turn.overlay)
+    except BaseException:
+        for layer_id in added:
+            with contextlib.suppress(RametError):
+                await live.qmp.del_layer_node(layer_id)
+        raise
+
+
+@contextlib.asynccontextmanager
+async def _quiet(live: LiveMachine) -> AsyncIterator[Callable[[], None]]:
+    """No agent command under way and no reply half sent at the stun; yields what drains guest RPC after the stop."""
+    async with contextlib.AsyncExitStack() as stack:
+        if live.has_agent:
+            await stack.enter_async_context(live.agent.quiet())
+        if live.rpc is None:
+            yield lambda: None
+            return
+        await live.rpc.quiesce()
+        try:
+            yield live.rpc.drain
+        finally:
+            live.rpc.resume()
+
+
+async def _after_failed_stun(live: LiveMachine, turns: tuple[DiskTurn, ...], error: RametError) -> None:
+    """The source runs again. Either all of its disks moved on to their overlays, or none did."""
+    if error.fields.get("snapshotted"):
+        await _adopt_overlays(live, turns)
+        return
+    for turn in turns:
+        if turn.overlay is not None:
+            with contextlib.suppress(RametError):
+                await live.qmp.del_layer_node(turn.overlay)
+    drop_overlays(live, turns)
+    if error.fields.get("step") == "pristine":
+        raise StaleVerdict from error
+
+
+async def _adopt_overlays(live: LiveMachine, turns: tuple[DiskTurn, ...]) -> None:
+    tops = {turn.disk.id: turn.overlay for turn in turns if turn.overlay is not None}
+    disks = tuple(d.changed(layer=tops[d.id]) if d.id in tops else d for d in live.vm.machine.disks)
+    await live.change(machine=live.vm.machine.changed(disks=disks))
+
+
+def _read_all(fd: int) -> bytes:
+    size = os.fstat(fd).st_size
+    return os.pread(fd, size, 0)
+

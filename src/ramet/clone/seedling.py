@@ -1,0 +1,189 @@
+"""A VM on its way from a moment to a machine: prepared while the source runs, forked in the stun, then become.
+
+    prepare  record, overlays, taps, log files, sockets, arguments        (source still running)
+    forked   a fresh QEMU exists over the forked memory                   (the stun, or a holder, did it)
+    become   device state with the clone's own MACs, links, cont          (source running again)
+
+Resource handling: a seedling owns what it opened until `become` hands it to its LiveMachine; `discard` undoes all of
+it, in every phase.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import time
+from dataclasses import dataclass, field
+
+from ramet.clone.moments import overlay_id
+from ramet.hypervisor.devicestate import replace_macs
+from ramet.hypervisor.fork import ForkReply, ForkRequest
+from ramet.hypervisor.plan import LaunchPlan
+from ramet.hypervisor.process import QemuProcess
+from ramet.machine.lifecycle import Happening
+from ramet.machine.live import LiveMachine
+from ramet.machine.power import end_process
+from ramet.machine.rooms import Rooms
+from ramet.machine.wiring import Wiring, attach_nic, launch_plan, wired
+from ramet.model.machine import Lineage, Machine, Vm, VmState
+from ramet.model.views import CloneTimings
+
+
+@dataclass
+class Seedling:
+    """One clone in the making."""
+
+    live: LiveMachine
+    source_macs: dict[str, str]
+    plan: LaunchPlan | None = None
+    wiring: Wiring | None = None
+    process: QemuProcess | None = None
+    timings: CloneTimings = field(default_factory=CloneTimings)
+    forked_at: float = 0.0
+    running_at: float = 0.0
+    _stack: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
+
+    @property
+    def layer_ids(self) -> tuple[str, ...]:
+        return tuple(disk.layer for disk in self.live.vm.machine.disks)
+
+    def request(self) -> ForkRequest:
+        """What the process that holds the memory is asked for."""
+        assert self.plan is not None
+        return self.plan.fork_request()
+
+    def forked(self, reply: ForkReply) -> None:
+        """The fork is done: its process is ours to end from here on. Takes over the reply's pidfd."""
+        self.forked_at = time.monotonic()
+        self.process = QemuProcess.from_fork(
+            reply.pid, reply.pidfd, self.live.rooms.qemu, self.live.rooms.paths.vm(self.live.id)
+        )
+        rooms, vm = self.live.rooms, self.live.vm
+        rooms.cgroups.place(vm.id, vm.lineage_id, reply.pid, vm.machine.cpu_limit_percent)
+
+    async def close_handed_over(self) -> None:
+        """QEMU has its own copies of every descriptor: close ours, so that no lock and no tap outlives it."""
+        await self._stack.aclose()
+
+    async def discard(self) -> None:
+        """Undo everything, whatever phase it was in."""
+        await self._stack.aclose()
+        if self.process is not None:
+            await end_process(self.live, self.process)
+        await self.live.detach()
+        await self.live.rooms.book.forget(self.live.id)
+        for layer_id in self.layer_ids:
+            self.live.rooms.layers.remove(layer_id)
+        paths = self.live.rooms.paths
+        for directory in (paths.vm(self.live.id), paths.vm_run(self.live.id)):
+            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+
+
+def new_record(source: Vm, machine: Machine, moment_id: str, workflow: str, vm_id: str) -> Vm:
+    """The clone's record: distinct from its first line, and with no reference to its source but for people."""
+    now = time.time()
+    return Vm.model_validate(
+        {
+            "id": vm_id,
+            "machine": machine,
+            "state": VmState.STARTING,
+            "lineage": Lineage.model_validate(
+                {
+                    "source_id": source.id,
+                    "source_name": source.machine.name,
+                    "moment_id": moment_id,
+                    "workflow": workflow,
+                    "at": now,
+                }
+            ),
+            "lineage_id": source.lineage_id or source.id,
+            "created_at": now,
+        }
+    )
+
+
+async def prepare(rooms: Rooms, record: Vm, parents: dict[str, str], source_macs: dict[str, str]) -> Seedling:
+    """Overlays on `parents` (disk id -> immutable layer), taps, sockets, arguments. A failure leaves nothing."""
+    overlays: list[str] = []
+    try:
+        disks = []
+        for disk in record.machine.disks:
+            layer = rooms.layers.create_overlay(
+                parents[disk.id], disk.size_bytes, layer_id=overlay_id(record.id, disk)
+            )
+            overlays.append(layer.id)
+            disks.append(disk.changed(layer=layer.id))
+        record = record.changed(machine=record.machine.changed(disks=tuple(disks)))
+        seedling = Seedling(LiveMachine(rooms, record), source_macs)
+    except BaseException:
+        for layer_id in overlays:
+            rooms.layers.remove(layer_id)
+        raise
+    try:
+        await _open(seedling)
+    except BaseException:
+        await seedling.discard()
+        raise
+    return seedling
+
+
+async def _open(seedling: Seedling) -> None:
+    live = seedling.live
+    log_dir = live.rooms.paths.vm(live.id)
+    log_dir.mkdir(parents=True, exist_ok=True)
+    log_dir.chmod(0o711)
+    wiring = await seedling._stack.enter_async_context(wired(live, attach=False))
+    seedling.wiring = wiring
+    seedling.plan = seedling._stack.enter_context(launch_plan(live, wiring, forked=True, incoming=True))
+    live.taps = wiring.names
+
+
+async def become(seedling: Seedling, device_state: bytes, pending_rpc: bytes) -> None:
+    """From a fresh QEMU to a running VM. On failure the caller discards the seedling."""
+    live, process = seedling.live, seedling.process
+    assert process is not None
+    await seedling.close_handed_over()
+    await live.attach(process, pending_rpc=pending_rpc)
+    seedling.timings = seedling.timings.changed(qemu=_ms_since(seedling.forked_at))
+    loading = time.monotonic()
+    await _load(seedling, device_state)
+    seedling.timings = seedling.timings.changed(load=_ms_since(loading))
+    running = time.monotonic()
+    await _set_links(seedling)
+    await live.qmp.cont()
+    seedling.timings = seedling.timings.changed(running=_ms_since(running))
+    seedling.running_at = time.monotonic()
+    await live.mark_running(process, Happening.STARTED)
+
+
+async def _load(seedling: Seedling, device_state: bytes) -> None:
+    """Load the moment's device state with this clone's MAC addresses in it."""
+    live = seedling.live
+    renames = {
+        seedling.source_macs[nic.id]: nic.mac
+        for nic in live.vm.machine.nics
+        if seedling.source_macs.get(nic.id, nic.mac) != nic.mac
+    }
+    patched = replace_macs(device_state, renames) if renames else device_state
+    fd = os.memfd_create(f"state-{live.id}", os.MFD_CLOEXEC)
+    try:
+        os.write(fd, patched)
+        os.lseek(fd, 0, os.SEEK_SET)
+        await live.qmp.incoming(fd, timeout_s=live.rooms.limits.load_s)
+    finally:
+        os.close(fd)
+
+
+async def _set_links(seedling: Seedling) -> None:
+    """Before the first instruction: a clone without an identity of its own says nothing on any network."""
+    live = seedling.live
+    for nic in live.vm.machine.nics:
+        await live.qmp.set_link(nic.id, up=nic.connected)
+        if nic.connected and nic.id in live.taps:
+            await attach_nic(live, nic, live.taps[nic.id])
+
+
+def _ms_since(start: float) -> float:
+    return (time.monotonic() - start) * 1000

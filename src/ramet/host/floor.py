@@ -1,0 +1,104 @@
+"""The machines on this host: every VM of the inventory as a LiveMachine, and what is derived from all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterator
+
+from ramet.errors import ConflictError, DamagedError
+from ramet.host.inventory import Inventory
+from ramet.machine.live import LiveMachine
+from ramet.machine.rooms import Rooms
+from ramet.model.machine import Vm
+
+_log = logging.getLogger(__name__)
+
+
+class Floor:
+    """Finds machines by name or id, reserves names, and collects what nobody uses."""
+
+    def __init__(self, rooms: Rooms, inventory: Inventory) -> None:
+        self.rooms = rooms
+        self.inventory = inventory
+        self.machines: dict[str, LiveMachine] = {}
+        self._reserved: set[str] = set()
+        self._collecting = asyncio.Lock()
+
+    def find(self, ref: str) -> LiveMachine:
+        """By name, id, or the unique beginning of an id. NotFoundError, with what was probably meant."""
+        return self.machines[self.inventory.find_vm(ref).id]
+
+    def add(self, live: LiveMachine) -> None:
+        self.machines[live.id] = live
+
+    def drop(self, vm_id: str) -> None:
+        self.machines.pop(vm_id, None)
+
+    def is_taken(self, name: str) -> bool:
+        return name in self._reserved or any(live.name == name for live in self.machines.values())
+
+    @contextlib.contextmanager
+    def reserve(self, *names: str) -> Iterator[None]:
+        """Keep names for an operation that will need them. ConflictError when one is taken."""
+        for name in names:
+            if self.is_taken(name):
+                raise ConflictError(f"There is a VM named {name!r} already.", hint="Choose another name.", name=name)
+        self._reserved.update(names)
+        try:
+            yield
+        finally:
+            self._reserved.difference_update(names)
+
+    # -- layers ----------------------------------------------------------------------------------------------------
+
+    def image_layers(self) -> frozenset[str]:
+        """Layers that belong to images, their ancestors included: what is never merged away."""
+        tops = [layer for image in self.inventory.images.all() for layer in image.layers]
+        found: set[str] = set()
+        for top in tops:
+            with contextlib.suppress(DamagedError):
+                found.update(layer.id for layer in self.rooms.layers.chain(top))
+        return frozenset(found)
+
+    def roots_by_owner(self) -> dict[str, list[str]]:
+        """Who needs which layers: VMs, images, moments, and operations under way."""
+        owners: dict[str, list[str]] = {}
+        for vm in [*self.inventory.vms(), *(live.vm for live in self.machines.values())]:
+            owners.setdefault(f"vm {vm.id}", []).extend(disk.layer for disk in vm.machine.disks)
+        for image in self.inventory.images.all():
+            owners[f"image {image.name}"] = list(image.layers)
+        for moment in self.inventory.moments.all():
+            owners[f"moment {moment.id}"] = list(moment.layers.values())
+        for entry in self.inventory.journal.all():
+            owners[f"operation {entry.id}"] = [str(layer) for layer in entry.detail.get("layers", ())]
+        return owners
+
+    def roots(self) -> list[str]:
+        return [layer for layers in self.roots_by_owner().values() for layer in layers]
+
+    def layer_users(self) -> dict[str, int]:
+        """How many VMs, images and moments use each layer."""
+        owners = {name: layers for name, layers in self.roots_by_owner().items() if not name.startswith("operation")}
+        return dict(self.rooms.layers.users(owners))
+
+    async def collect_layers(self) -> tuple[str, ...]:
+        """Delete the layers that nobody uses. Damage is told, and stops the collection: nothing is guessed."""
+        async with self._collecting:
+            try:
+                return await asyncio.to_thread(self.rooms.layers.collect, self.roots)
+            except DamagedError as exc:
+                _log.error("layers are not collected: %s", exc)
+                self.rooms.book.emit("host.warning", str(exc))
+                return ()
+
+
+def lineage_children(vms: list[Vm]) -> dict[str | None, list[Vm]]:
+    """VMs by the source they were cloned from; None for those whose source is gone, or never was."""
+    present = {vm.id for vm in vms}
+    children: dict[str | None, list[Vm]] = {}
+    for vm in sorted(vms, key=lambda vm: vm.created_at):
+        source = vm.lineage.source_id if vm.lineage and vm.lineage.source_id in present else None
+        children.setdefault(source, []).append(vm)
+    return children

@@ -1,0 +1,180 @@
+"""Changes of a VM's hardware: NICs moved, plugged and unplugged live; disks added, grown and removed; its picture."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+from ramet.errors import ConflictError, NotFoundError, StateError, UnsupportedError, UsageError
+from ramet.machine.lifecycle import Operation, next_state
+from ramet.machine.live import LiveMachine
+from ramet.machine.wiring import attach_nic, disk_chain
+from ramet.model.machine import USER_NETWORK, Disk, Display, Nic, VmState
+from ramet.model.requests import NicChange, NicRequest
+from ramet.model.units import MIB
+
+HOT_PLUGGABLE = (VmState.OFF, VmState.RUNNING)
+
+
+def find_nic(live: LiveMachine, nic_id: str) -> Nic:
+    """NotFoundError names those there are."""
+    for nic in live.vm.machine.nics:
+        if nic.id == nic_id:
+            return nic
+    have = ", ".join(nic.id for nic in live.vm.machine.nics) or "none"
+    raise NotFoundError(f"{live.name!r} has no NIC {nic_id!r}.", hint=f"It has: {have}.")
+
+
+def find_disk(live: LiveMachine, disk_id: str) -> Disk:
+    for disk in live.vm.machine.disks:
+        if disk.id == disk_id:
+            return disk
+    have = ", ".join(disk.id for disk in live.vm.machine.disks) or "none"
+    raise NotFoundError(f"{live.name!r} has no disk {disk_id!r}.", hint=f"It has: {have}.")
+
+
+def _require_pluggable(live: LiveMachine, what: str) -> None:
+    if live.vm.state not in HOT_PLUGGABLE:
+        raise StateError(
+            f"Cannot {what} while {live.name!r} is {live.vm.state.value}.",
+            hint="It must run, or be off.",
+            state=live.vm.state.value,
+            operation=what,
+        )
+
+
+async def change_nic(live: LiveMachine, change: NicChange) -> None:
+    """Move a NIC to another port group, connect or disconnect it; live where the VM is on. The MAC only while off."""
+    nic = find_nic(live, change.id)
+    update: dict[str, object] = {}
+    if change.network is not None:
+        update["network"] = change.network or None
+    if change.connected is not None:
+        update["connected"] = change.connected
+    if change.mac is not None:
+        next_state(live.vm.state, Operation.RECONFIGURE, name=live.name)
+        update["mac"] = change.mac
+    changed = nic.changed(**update)
+    if live.vm.is_on and changed.is_user_mode != nic.is_user_mode:
+        raise UnsupportedError(
+            f"{nic.id} cannot change between user-mode networking and a port group while the VM is on.",
+            hint="Stop it first.",
+        )
+    _require_network(live, changed)
+    if live.vm.is_on:
+        await _rewire(live, changed)
+    await _replace_nic(live, changed)
+
+
+def _require_network(live: LiveMachine, nic: Nic) -> None:
+    if nic.network not in (None, USER_NETWORK) and live.rooms.book.network(str(nic.network)) is None:
+        raise NotFoundError(f"There is no port group {nic.network!r}.", hint="See 'ramet network ls'.")
+
+
+async def _rewire(live: LiveMachine, nic: Nic) -> None:
+    """The cable first, the light after it: a link that is up leads somewhere."""
+    if nic.id in live.taps:
+        await attach_nic(live, nic, live.taps[nic.id])
+    if live.vm.state is not VmState.FROZEN:
+        await live.qmp.set_link(nic.id, up=nic.connected)
+
+
+async def _replace_nic(live: LiveMachine, changed: Nic) -> None:
+    nics = tuple(changed if nic.id == changed.id else nic for nic in live.vm.machine.nics)
+    await live.change(machine=live.vm.machine.changed(nics=nics))
+
+
+async def add_nic(live: LiveMachine, request: NicRequest) -> None:
+    """Plug a NIC in, live where the VM runs. Raises CapacityError when no slot is free."""
+    _require_pluggable(live, "add a NIC")
+    taken = {nic.id for nic in live.vm.machine.nics}
+    nic_id = next(f"net{n}" for n in range(len(taken) + 1) if f"net{n}" not in taken)
+    data = request.model_dump(exclude_none=True)
+    nic = Nic.model_validate({"id": nic_id, **data, "network": request.network})
+    _require_network(live, nic)
+    machine = live.vm.machine.changed(nics=(*live.vm.machine.nics, nic))
+    if live.vm.is_on:
+        await _plug_nic(live, nic)
+    await live.change(machine=machine)
+
+
+async def _plug_nic(live: LiveMachine, nic: Nic) -> None:
+    if nic.is_user_mode:
+        await live.qmp.hotplug_nic(nic, None)
+        return
+    tap = await live.rooms.networks.open_tap(live.id, int(nic.id.removeprefix("net")))
+    with contextlib.closing(tap):
+        await attach_nic(live, nic, tap.name)
+        await live.qmp.hotplug_nic(nic, tap.fd)
+    live.taps[nic.id] = tap.name
+    if not nic.connected:
+        await live.qmp.set_link(nic.id, up=False)
+
+
+async def remove_nic(live: LiveMachine, nic_id: str) -> None:
+    """Unplug a NIC. Where the VM runs the guest is asked, and must let go within a deadline."""
+    nic = find_nic(live, nic_id)
+    _require_pluggable(live, "remove a NIC")
+    if live.vm.is_on:
+        await live.qmp.unplug_nic(nic.id, timeout_s=live.rooms.limits.qmp_s)
+        live.taps.pop(nic.id, None)
+    nics = tuple(other for other in live.vm.machine.nics if other.id != nic_id)
+    await live.change(machine=live.vm.machine.changed(nics=nics))
+
+
+async def add_disk(live: LiveMachine, size_mib: int) -> Disk:
+    """A new empty disk, plugged in live where the VM runs."""
+    _require_pluggable(live, "add a disk")
+    taken = {disk.id for disk in live.vm.machine.disks}
+    disk_id = next(f"disk{n}" for n in range(len(taken) + 1) if f"disk{n}" not in taken)
+    layer = live.rooms.layers.create_empty(size_mib * MIB)
+    disk = Disk(id=disk_id, layer=layer.id, size_bytes=size_mib * MIB)
+    try:
+        machine = live.vm.machine.changed(disks=(*live.vm.machine.disks, disk))
+        if live.vm.is_on:
+            await live.qmp.hotplug_disk(disk_chain(live.rooms, disk))
+    except BaseException:
+        live.rooms.layers.remove(layer.id)
+        raise
+    await live.change(machine=machine)
+    return disk
+
+
+async def grow_disk(live: LiveMachine, disk_id: str, size_mib: int) -> None:
+    """Make a disk larger; never smaller, which would cut what the guest wrote."""
+    disk = find_disk(live, disk_id)
+    size = size_mib * MIB
+    if size < disk.size_bytes:
+        raise UsageError(
+            f"{disk_id} of {live.name!r} has {disk.size_bytes // MIB} MiB already; a disk is never made smaller.",
+        )
+    _require_pluggable(live, "grow a disk")
+    if live.vm.is_on:
+        await live.qmp.block_resize(disk, size)
+    else:
+        await live.rooms.images.grow(disk.layer, size)
+    disks = tuple(d.changed(size_bytes=size) if d.id == disk_id else d for d in live.vm.machine.disks)
+    await live.change(machine=live.vm.machine.changed(disks=disks))
+
+
+async def remove_disk(live: LiveMachine, disk_id: str) -> None:
+    """Take a disk away while the VM is off; its layers go when nobody else uses them."""
+    disk = find_disk(live, disk_id)
+    next_state(live.vm.state, Operation.RECONFIGURE, name=live.name)
+    if disk.is_efivars:
+        raise ConflictError("A UEFI machine needs its variables.", hint="Create the VM with --firmware bios instead.")
+    disks = tuple(other for other in live.vm.machine.disks if other.id != disk_id)
+    await live.change(machine=live.vm.machine.changed(disks=disks))
+
+
+async def screenshot(live: LiveMachine) -> bytes:
+    """The display's picture as PNG."""
+    if live.vm.machine.display is Display.NONE:
+        raise UnsupportedError(f"{live.name!r} has no display.", hint="Create it with --display vga.")
+    path = Path(live.run_dir.path) / "screen.png"
+    try:
+        await live.qmp.screendump(path)
+        return await asyncio.to_thread(path.read_bytes)
+    finally:
+        await asyncio.to_thread(path.unlink, True)

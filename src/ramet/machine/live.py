@@ -1,0 +1,228 @@
+"""One VM as the daemon holds it: its record, its process, and the sessions with QEMU and the guest.
+
+Resource handling: `attach` opens the sessions and starts one task that watches the process; `detach` (daemon's end, VMs
+go on) and the process's own end close them. A VM that is off holds nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+import time
+from typing import Any
+
+from ramet.errors import RametError, StateError
+from ramet.guest.agent import Agent
+from ramet.guest.rpc_channel import RpcChannel
+from ramet.hypervisor.plan import RunDir
+from ramet.hypervisor.process import QemuProcess
+from ramet.hypervisor.qmp import QmpSession
+from ramet.machine.lifecycle import Happening, Operation, next_state
+from ramet.machine.rooms import Rooms
+from ramet.machine.rpc_service import GuestService
+from ramet.model.machine import Vm, VmState
+
+_log = logging.getLogger(__name__)
+
+
+class LiveMachine:
+    """A VM and what is open for it. The host makes one for every record; operations stand in the modules beside."""
+
+    def __init__(self, rooms: Rooms, vm: Vm) -> None:
+        self.rooms = rooms
+        self.vm = vm
+        self.process: QemuProcess | None = None
+        self.taps: dict[str, str] = {}
+        self.guest = GuestService(self)
+        self._qmp: QmpSession | None = None
+        self._rpc: RpcChannel | None = None
+        self._agent: Agent | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._reset_seen = False
+        self.ended = asyncio.Event()
+        self.ended.set()
+
+    # -- what it is ------------------------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        return self.vm.id
+
+    @property
+    def name(self) -> str:
+        return self.vm.machine.name
+
+    @property
+    def run_dir(self) -> RunDir:
+        return RunDir(self.rooms.paths.vm_run(self.id))
+
+    @property
+    def qmp(self) -> QmpSession:
+        """The daemon's QMP session; StateError when the VM is off."""
+        if self._qmp is None:
+            raise self._off()
+        return self._qmp
+
+    @property
+    def rpc(self) -> RpcChannel | None:
+        return self._rpc
+
+    @property
+    def agent(self) -> Agent:
+        """The guest agent's client; connects at its first command. StateError unless the guest runs."""
+        next_state(self.vm.state, Operation.REACH_GUEST, name=self.name)
+        if self._agent is None:
+            self._agent = Agent(self.run_dir.agent)
+        return self._agent
+
+    @property
+    def has_agent(self) -> bool:
+        """Whether an agent session is open: a command may be under way."""
+        return self._agent is not None
+
+    def _off(self) -> StateError:
+        state = self.vm.state.value
+        return StateError(f"{self.name!r} is {state}.", hint="Start it first.", state=state, operation="")
+
+    def require_process(self) -> QemuProcess:
+        if self.process is None:
+            raise self._off()
+        return self.process
+
+    # -- the record ------------------------------------------------------------------------------------------------
+
+    async def change(self, **update: Any) -> Vm:
+        """Replace fields of the record, and make that durable."""
+        self.vm = self.vm.changed(**update)
+        await self.rooms.book.save(self.vm)
+        return self.vm
+
+    async def move(self, cause: Operation | Happening, **update: Any) -> Vm:
+        """Follow the lifecycle table, and tell."""
+        before = self.vm.state
+        state = next_state(before, cause, name=self.name)
+        await self.change(state=state, **update)
+        if state is not before:
+            self.rooms.book.emit("vm.state", f"{self.name} is {state.value}.", self.vm, before=before.value)
+        return self.vm
+
+    # -- sessions --------------------------------------------------------------------------------------------------
+
+    async def attach(self, process: QemuProcess, *, pending_rpc: bytes = b"") -> None:
+        """Connect to a QEMU that runs. `pending_rpc`: what a moment's guest had asked and nobody had answered."""
+        self.process = process
+        self.ended.clear()
+        self._reset_seen = False
+        self._qmp = await QmpSession.connect(self.run_dir.qmp, timeout_s=self.rooms.limits.qmp_s)
+        self.guest.forgive_freezes(pending_rpc)
+        self._rpc = RpcChannel(self.run_dir.rpc, self.guest.handle, pending=pending_rpc)
+        await self._rpc.connect(timeout_s=self.rooms.limits.qmp_s)
+        self._watch = asyncio.create_task(self._supervise(process), name=f"watch {self.name}")
+
+    async def detach(self) -> None:
+        """Close the sessions; the VM goes on."""
+        if self._watch is not None:
+            self._watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watch
+        await self._close_sessions()
+        if self.process is not None:
+            self.process.close()
+            self.process = None
+
+    async def _close_sessions(self) -> None:
+        sessions = (self._qmp, self._rpc, self._agent)
+        self._qmp = self._rpc = self._agent = self._watch = None
+        for session in sessions:
+            if session is not None:
+                with contextlib.suppress(RametError, OSError):
+                    await session.close()
+
+    # -- the watch -------------------------------------------------------------------------------------------------
+
+    async def _supervise(self, process: QemuProcess) -> None:
+        """Follow QEMU's events until its process ends, then set things right."""
+        events = asyncio.create_task(self._follow_events(), name=f"events {self.name}")
+        try:
+            await process.wait_exit(None)
+        finally:
+            events.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await events
+        try:
+            await self._process_ended(process)
+        except Exception:
+            _log.exception("while %s ended", self.name)
+
+    async def _follow_events(self) -> None:
+        """Never fails for one odd event: QEMU's word is recorded, or logged."""
+        async for event in self.qmp.events():
+            try:
+                await self._on_event(str(event.get("event")), dict(event.get("data") or {}))
+            except RametError as exc:
+                _log.warning("%s: %s", self.name, exc)
+
+    async def _on_event(self, event: str, data: dict[str, Any]) -> None:
+        if event in ("SHUTDOWN", "RESET"):
+            self._reset_seen = data.get("reason") == "guest-reset"
+            self.rooms.book.emit(f"guest.{event.lower()}", f"{self.name}: {data.get('reason')}.", self.vm)
+        elif event == "GUEST_PANICKED":
+            await self._paused("guest panicked")
+        elif event == "BLOCK_IO_ERROR" and data.get("action") == "stop":
+            await self._paused("disk full" if data.get("nospace") else f"disk error: {data.get('reason')}")
+        elif event == "RESUME" and self.vm.state is VmState.PAUSED:
+            await self.move(Happening.GUEST_CONTINUED, pause_reason=None)
+
+    async def _paused(self, reason: str) -> None:
+        if self.vm.state is VmState.RUNNING:
+            await self.move(Happening.GUEST_STOPPED, pause_reason=reason)
+
+    async def _process_ended(self, process: QemuProcess) -> None:
+        """The record, the moment and the sockets follow the process: off."""
+        vm, reset = self.vm, self._reset_seen and self.vm.state is not VmState.STOPPING
+        await self._close_sessions()
+        process.close()
+        self.process = None
+        self.taps.clear()
+        if vm.state not in (VmState.OFF, VmState.SUSPENDED):
+            await self.move(Happening.QEMU_ENDED, process=None, moment_id=None, pause_reason=None, started_at=None)
+        elif vm.process is not None:
+            await self.change(process=None, started_at=None)
+        if vm.moment_id is not None:
+            await self.rooms.book.drop_moment(vm.moment_id)
+        self.guest.fail_freeze("the VM ended")
+        await asyncio.to_thread(shutil.rmtree, self.run_dir.path, ignore_errors=True)
+        self.rooms.cgroups.remove(self.id)
+        self.ended.set()
+        if reset:
+            self.rooms.book.guest_asks_restart(self.id)
+
+    async def wait_ended(self, timeout_s: float) -> bool:
+        """Wait until the process has ended and the record says so; False when the time is over."""
+        try:
+            await asyncio.wait_for(self.ended.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        return True
+
+    async def shutdown_by_agent(self, timeout_s: float) -> None:
+        """Ask the guest agent to power off, whatever state the record is in."""
+        agent = self._agent or Agent(self.run_dir.agent)
+        self._agent = agent
+        await agent.shutdown("powerdown", timeout_s=timeout_s)
+
+    async def mark_running(self, process: QemuProcess, cause: Happening | None = Happening.STARTED) -> None:
+        """Record the process of a VM that now runs."""
+        update = {
+            "process": process.record(self.rooms.accelerator, self.rooms.qemu, launched=self.vm_is_launched(process)),
+            "started_at": time.time(),
+        }
+        if cause is None:
+            await self.change(**update)
+        else:
+            await self.move(cause, **update)
+
+    def vm_is_launched(self, process: QemuProcess) -> bool:
+        return process.launched

@@ -1,0 +1,191 @@
+"""Starting, stopping, suspending and resuming one VM. Each operation says what it needs, and what a failure leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from pathlib import Path
+
+from ramet.errors import DeadlineError, PeerError, QemuError, RametError
+from ramet.hypervisor.process import QemuProcess, launch
+from ramet.machine.lifecycle import Happening, Operation, next_state
+from ramet.machine.live import LiveMachine
+from ramet.machine.wiring import launch_plan, wired
+from ramet.model.machine import VmState
+
+KILL_TIMEOUT_S = 10.0
+
+
+async def start(live: LiveMachine) -> None:
+    """Power on, or resume from disk. Needs: off or suspended. After a failure: as before, nothing left behind."""
+    operation = Operation.START if live.vm.state is VmState.OFF else Operation.RESUME
+    suspended = live.vm.state is VmState.SUSPENDED
+    next_state(live.vm.state, operation, name=live.name)
+    async with live.rooms.book.operation("start", live.id, {}):
+        await _settle_machine_type(live)
+        await live.move(operation)
+        try:
+            await _launch(live, incoming=suspended)
+        except BaseException as exc:
+            await _abort_start(live, suspended)
+            if isinstance(exc, RametError) and suspended:
+                exc.hint = exc.hint or "Its saved state is kept; 'ramet vm stop --hard' discards it."
+            raise
+        if suspended:
+            await _unlink(live.rooms.paths.suspended_state(live.id))
+
+
+async def _settle_machine_type(live: LiveMachine) -> None:
+    """The first start fixes the versioned machine type: a QEMU upgrade must not change hardware under a guest."""
+    machine = live.vm.machine
+    if machine.machine_type is None:
+        await live.change(machine=machine.changed(machine_type=live.rooms.qemu.default_machine_type))
+
+
+async def _launch(live: LiveMachine, *, incoming: bool) -> None:
+    rooms = live.rooms
+    live.rooms.paths.vm(live.id).mkdir(parents=True, exist_ok=True)
+    async with wired(live, attach=True) as wiring:
+        with launch_plan(live, wiring, forked=False, incoming=incoming) as plan:
+            process = await launch(plan, rooms.user)
+    live.taps = wiring.names
+    rooms.cgroups.place(live.id, live.vm.lineage_id or live.id, process.pid, live.vm.machine.cpu_limit_percent)
+    try:
+        await live.attach(process)
+        if incoming:
+            await _load_suspended(live)
+        await restore_links(live)
+        await live.qmp.cont()
+        await live.mark_running(process)
+    except BaseException as exc:
+        await end_process(live, process)
+        if isinstance(exc, PeerError) and (reason := process.exit_reason()):
+            raise QemuError(f"QEMU did not start {live.name!r}: {reason}") from exc
+        raise
+
+
+async def restore_links(live: LiveMachine) -> None:
+    """A NIC that is recorded as disconnected has its link down from the first instant."""
+    for nic in live.vm.machine.nics:
+        if not nic.connected:
+            await live.qmp.set_link(nic.id, up=False)
+
+
+async def _abort_start(live: LiveMachine, suspended: bool) -> None:
+    if live.vm.state is VmState.STARTING:
+        await live.move(Happening.START_FAILED, process=None)
+    if suspended and live.vm.state is VmState.OFF:
+        await live.change(state=VmState.SUSPENDED)
+
+
+async def end_process(live: LiveMachine, process: QemuProcess) -> None:
+    """Kill and reap; waits until the record has followed."""
+    process.kill()
+    await process.wait_exit(KILL_TIMEOUT_S)
+    if not await live.wait_ended(KILL_TIMEOUT_S):
+        await live.detach()
+
+
+async def stop(live: LiveMachine, *, hard: bool, timeout_s: float) -> None:
+    """Power off. Clean: through the guest agent, else ACPI, bounded; hard: at once, from any state that is on.
+
+    After a clean stop that ran out of time the guest runs on, and DeadlineError says how to insist.
+    """
+    operation = Operation.KILL if hard else Operation.STOP
+    next_state(live.vm.state, operation, name=live.name)
+    if live.vm.state is VmState.SUSPENDED:
+        await _unlink(live.rooms.paths.suspended_state(live.id))
+        await live.move(operation)
+        return
+    if hard:
+        await power_off(live)
+        return
+    await live.move(operation)
+    if not await _shut_down(live, timeout_s):
+        await live.change(state=VmState.RUNNING)
+        raise DeadlineError(
+            f"{live.name!r} did not shut down within {timeout_s:.0f} s; it runs on.",
+            hint="Wait longer with --timeout, or cut its power with --hard.",
+        )
+
+
+async def _shut_down(live: LiveMachine, timeout_s: float) -> bool:
+    """Ask by the agent first (it needs no desktop's consent), then press the button. True when the VM is off."""
+    began = time.monotonic()
+    with contextlib.suppress(RametError):
+        await live.shutdown_by_agent(timeout_s=min(5.0, timeout_s / 2))
+        if await live.wait_ended(timeout_s / 2):
+            return True
+    with contextlib.suppress(RametError):
+        await live.qmp.system_powerdown()
+    return await live.wait_ended(max(0.1, timeout_s - (time.monotonic() - began)))
+
+
+async def power_off(live: LiveMachine) -> None:
+    """Cut the power: SIGTERM lets QEMU flush and close its images; SIGKILL follows."""
+    process = live.require_process()
+    process.terminate()
+    if not await live.wait_ended(KILL_TIMEOUT_S):
+        await end_process(live, process)
+
+
+async def restart(live: LiveMachine, *, hard: bool, timeout_s: float) -> None:
+    """Power cycle: the VM comes back with its current configuration. A frozen VM loses its frozen state."""
+    next_state(live.vm.state, Operation.RESTART, name=live.name)
+    if hard or live.vm.state is not VmState.RUNNING:
+        await power_off(live)
+    else:
+        await stop(live, hard=False, timeout_s=timeout_s)
+    await start(live)
+
+
+async def suspend(live: LiveMachine) -> None:
+    """Write the whole state to disk and end the process. A failure leaves the VM running."""
+    next_state(live.vm.state, Operation.SUSPEND, name=live.name)
+    path = live.rooms.paths.suspended_state(live.id)
+    async with live.rooms.book.operation("suspend", live.id, {"state_file": str(path)}):
+        await live.qmp.stop()
+        try:
+            await _save_with_memory(live, path)
+            await live.move(Operation.SUSPEND)
+        except BaseException:
+            await _unlink(path)
+            await live.qmp.cont()
+            raise
+        await power_off(live)
+
+
+async def _save_with_memory(live: LiveMachine, path: Path) -> None:
+    """The guest stands still, so this is right under emulation too, where a *live* migration of QEMU 7.2 is not."""
+    temporary = path.with_suffix(".tmp")
+    fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        await live.qmp.migrate_to_fd(fd, timeout_s=max(live.rooms.limits.load_s, live.vm.machine.memory_mib / 20))
+        await asyncio.to_thread(os.fsync, fd)
+        temporary.rename(path)
+    finally:
+        os.close(fd)
+        await _unlink(temporary)
+
+
+async def _load_suspended(live: LiveMachine) -> None:
+    fd = os.open(live.rooms.paths.suspended_state(live.id), os.O_RDONLY)
+    try:
+        await live.qmp.incoming(
+            fd, timeout_s=max(live.rooms.limits.load_s, live.vm.machine.memory_mib / 20), with_memory=True
+        )
+    finally:
+        os.close(fd)
+
+
+async def resume_paused(live: LiveMachine) -> None:
+    """Resume a guest that QEMU held (a disk that was full); it is told again when the reason persists."""
+    next_state(live.vm.state, Operation.RESUME, name=live.name)
+    await live.move(Operation.RESUME, pause_reason=None)
+    await live.qmp.cont()
+
+
+async def _unlink(path: Path) -> None:
+    await asyncio.to_thread(path.unlink, True)
