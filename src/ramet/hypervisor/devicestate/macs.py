@@ -1,0 +1,144 @@
+"""Gives the network cards in a saved device state other addresses, so that a clone's cards are its own.
+
+Where a card keeps its address differs by model (QEMU 7.2 to 10):
+
+    virtio-net  in an opaque section, twice: the config space, then the card's own copy (before any receive filter)
+    e1000e      receive address 0 of the register file (little-endian inside registers that the stream has big-endian),
+                the first three words of the EEPROM, whose 64 words add up to 0xBABA, and the permanent address
+    vmxnet3     nowhere: QEMU does not save it, the clone's comes from its command line
+
+A guest may have set another address by itself; such a place is left as it is, as a real card would keep it. A reset of
+the card (the guest's driver reloaded) brings out the clone's own one, which its command line names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from ramet.errors import UsageError
+from ramet.hypervisor.devicestate.description import damaged
+from ramet.hypervisor.devicestate.stream import DeviceState, Section, parse
+
+NIC_MODELS = frozenset({"virtio-net", "e1000e", "vmxnet3"})
+
+_E1000E_RECEIVE_ADDRESS = 0x5400 >> 2  # index of RAL0 in the register file; RAH0 follows
+_E1000E_CHECKSUM_WORD = 0x3F
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """Bytes to write at an offset of the stream."""
+
+    offset: int
+    data: bytes
+
+
+def replace_macs(stream: bytes, replacements: Mapping[str, tuple[str, str]]) -> bytes:
+    """The stream with other MAC addresses, of the same length. See `mac_patches`."""
+    patched = bytearray(stream)
+    for patch in mac_patches(stream, replacements):
+        patched[patch.offset : patch.offset + len(patch.data)] = patch.data
+    return bytes(patched)
+
+
+def mac_patches(
+    stream: bytes, replacements: Mapping[str, tuple[str, str]], *, state: DeviceState | None = None
+) -> tuple[Patch, ...]:
+    """What to write where, for `replacements` of card -> (old address, new address).
+
+    A card is named by its section (``0000:00:03.0/virtio-net``) or by any other key, and then found by its old
+    address. `state` saves the parsing when many clones are made of one stream.
+    Raises DamagedError when the stream is broken or has no such card, UsageError when an address is not one.
+    """
+    state = state or parse(stream)
+    wanted = {key: (_address(old), _address(new)) for key, (old, new) in replacements.items()}
+    chosen = _assign(stream, state, {key: old for key, (old, _) in wanted.items()})
+    return tuple(patch for key, section in chosen.items() for patch in _section_patches(stream, section, *wanted[key]))
+
+
+def _address(text: str) -> bytes:
+    parts = text.split(":")
+    if len(parts) != 6 or any(len(part) != 2 for part in parts):
+        raise UsageError(f"{text!r} is not a MAC address.")
+    try:
+        return bytes.fromhex("".join(parts))
+    except ValueError as exc:
+        raise UsageError(f"{text!r} is not a MAC address.") from exc
+
+
+def _assign(stream: bytes, state: DeviceState, wanted: Mapping[str, bytes]) -> dict[str, Section]:
+    """Which section each card is. Two may hold one address (a bond's), so the best match is taken first."""
+    free = [section for section in state.devices if section.device and section.device.vmsd_name in NIC_MODELS]
+    chosen = {key: section for key in wanted for section in free if section.name == key}
+    free = [section for section in free if section not in chosen.values()]
+    matches = [
+        (len(_places(stream, section, old)), -index, key, section)
+        for key, old in wanted.items()
+        if key not in chosen
+        for index, section in enumerate(free)
+    ]
+    for count, _, key, section in sorted(matches, key=lambda match: match[:2], reverse=True):
+        if count and key not in chosen and section in free:
+            chosen[key] = section
+            free.remove(section)
+    # A card whose address the stream does not have is a vmxnet3, or one that the guest gave another address.
+    missing = [key for key in wanted if key not in chosen]
+    if len(missing) > len(free):
+        raise damaged(f"it has no network card for {', '.join(missing)}")
+    return chosen
+
+
+def _places(stream: bytes, section: Section, old: bytes) -> list[Patch]:
+    return list(_section_patches(stream, section, old, old))
+
+
+def _section_patches(stream: bytes, section: Section, old: bytes, new: bytes) -> Iterator[Patch]:
+    model = section.device.vmsd_name if section.device else ""
+    if model == "virtio-net":
+        yield from _virtio_patches(stream, section, old, new)
+    elif model == "e1000e":
+        yield from _e1000e_patches(stream, section, old, new)
+
+
+def _virtio_patches(stream: bytes, section: Section, old: bytes, new: bytes) -> Iterator[Patch]:
+    at, end = section.offset, section.offset + section.length
+    for _ in range(2):
+        at = stream.find(old, at, end)
+        if at < 0:
+            return
+        yield Patch(at, new)
+        at += len(old)
+
+
+def _e1000e_patches(stream: bytes, section: Section, old: bytes, new: bytes) -> Iterator[Patch]:
+    registers = _span(section, "core.mac", 4, _E1000E_RECEIVE_ADDRESS + 2) + 4 * _E1000E_RECEIVE_ADDRESS
+    if stream[registers : registers + 4] == old[3::-1] and stream[registers + 6 : registers + 8] == old[:3:-1]:
+        yield Patch(registers, new[3::-1])
+        yield Patch(registers + 6, new[:3:-1])  # RAH's upper half holds "address valid"
+    permanent = _span(section, "core.permanent_mac", 1, 6)
+    if stream[permanent : permanent + 6] == old:
+        yield Patch(permanent, new)
+    eeprom = _span(section, "core.eeprom", 2, _E1000E_CHECKSUM_WORD + 1)
+    if stream[eeprom : eeprom + 6] == _swapped(old):
+        checksum = eeprom + 2 * _E1000E_CHECKSUM_WORD
+        value = int.from_bytes(stream[checksum : checksum + 2], "big") + _word_sum(old) - _word_sum(new)
+        yield Patch(eeprom, _swapped(new))
+        yield Patch(checksum, (value & 0xFFFF).to_bytes(2, "big"))
+
+
+def _span(section: Section, name: str, size: int, count: int) -> int:
+    """Offset in the stream of a field that must have at least `count` elements of `size` bytes."""
+    field = section.device.find(name) if section.device else None
+    if field is None or field.size != size or field.count < count:
+        raise damaged(f"{section.name!r} has no usable {name!r}")
+    return section.offset + field.offset
+
+
+def _swapped(address: bytes) -> bytes:
+    """The address as three 16-bit words, first byte low, written big-endian."""
+    return bytes(address[i ^ 1] for i in range(6))
+
+
+def _word_sum(address: bytes) -> int:
+    return sum(int.from_bytes(address[i : i + 2], "little") for i in (0, 2, 4))
