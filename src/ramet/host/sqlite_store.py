@@ -204,7 +204,13 @@ class SqliteStore:
         request = _Request(run, self._loop.create_future(), [])
         self._waiting.append(request)
         self._worker.submit(self._drain)
-        return await request.future
+        try:
+            return await asyncio.shield(request.future)
+        except asyncio.CancelledError:
+            # The write goes on in its thread. Leaving only when it is over keeps the order of what callers do next.
+            await asyncio.wait([request.future])
+            request.future.exception()  # nobody else will look at it
+            raise
 
     def _drain(self) -> None:
         """In the worker thread: everything that waits, in one transaction."""
@@ -248,8 +254,6 @@ class SqliteStore:
         if changes:
             self._log.publish(changes)
         for request, result in zip(batch, results, strict=True):
-            if request.future.cancelled():
-                continue
             if isinstance(result, BaseException):
                 request.future.set_exception(result)
             else:

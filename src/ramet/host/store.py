@@ -17,7 +17,8 @@ The semantics are etcd's on purpose: every write takes the next revision of the 
 revision of its last write, a watch resumes after a revision and says so when that lies too far back. So an etcd can
 stand behind the same protocol.
 
-A cancelled call may still have written: the outcome is unknown to the caller, never to the watchers.
+A cancelled call may still have written: the outcome is unknown to the caller, never to the watchers, and it is settled
+when the call ends.
 """
 
 from __future__ import annotations
