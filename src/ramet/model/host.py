@@ -77,6 +77,8 @@ class Task(Model):
     started_at: float | None = None
     ended_at: float | None = None
     by_uid: int | None = None
+    version: int = 0
+    """Grows with every change: wait for one that is newer than the last seen."""
 
 
 class Event(Model):
