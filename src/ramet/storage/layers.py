@@ -89,16 +89,20 @@ class LayerStore:
         """
         return self._create(parent, size_bytes or self.layer(parent).size_bytes, layer_id, sync)
 
-    def publish(self, temporary: Path, layer_id: str) -> Layer:
-        """Turn a finished file from `temporary` into the layer `layer_id`; synced by the caller if it must last."""
+    def publish(self, temporary: Path, layer_id: str, *, sync: bool = False) -> Layer:
+        """Turn a finished file from `temporary` into the layer `layer_id`; ConflictError when the id is taken."""
         target = self.path(layer_id)
         self._give_away(temporary)
+        if sync:
+            _fsync(temporary)
         try:
             # link and unlink rather than rename: never over a layer that exists
             os.link(temporary, target)
         except FileExistsError:
             raise ConflictError(f"There is a layer {layer_id} already.") from None
         temporary.unlink()
+        if sync:
+            _fsync(self.root)
         return self.layer(layer_id)
 
     @contextmanager
@@ -120,11 +124,7 @@ class LayerStore:
     def sync(self, *layer_ids: str) -> None:
         """Make these layers, and their names, survive a power cut. Tens of milliseconds: not inside a stun."""
         for path in (*(self.path(layer_id) for layer_id in layer_ids), self.root):
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            _fsync(path)
 
     # -- looking ---------------------------------------------------------------------------------------------------
 
@@ -246,13 +246,10 @@ class LayerStore:
         with full_disk_told(self), self.temporary() as temporary:
             fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
-                qcow2.write_empty_overlay(fd, size_bytes, name, sync=sync)
+                qcow2.write_empty_overlay(fd, size_bytes, name)
             finally:
                 os.close(fd)
-            layer = self.publish(temporary, layer_id)
-        if sync:
-            self.sync()
-        return layer
+            return self.publish(temporary, layer_id, sync=sync)
 
     def _give_away(self, path: Path) -> None:
         path.chmod(0o600)
@@ -293,6 +290,14 @@ def full_disk(store: LayerStore, needed_bytes: int | None = None) -> CapacityErr
         free_bytes=free,
         needed_bytes=needed_bytes,
     )
+
+
+def _fsync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _checked(layer_id: str) -> str:
