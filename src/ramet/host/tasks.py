@@ -14,7 +14,7 @@
         handle.check_cancelled()                       # in loops that do not await; raises TaskCancelledError
         handle.cancellable = False                     # from here on there is no way back
 
-The work begins at once; `start` returns when the task is durable. A cancelled task's work sees CancelledError at its
+The work begins when the task is durable. A cancelled task's work sees CancelledError at its
 next await, cleans up, and the task ends cancelled. Errors of the work become the task's error: a RametError as it is,
 anything else an InternalError whose traceback goes to the log only. A final state is durable before anyone sees it.
 What a crash left running is an error at the next start. Closing cancels what runs and waits until it has ended.
@@ -113,7 +113,10 @@ class TaskManager:
         self._tasks: dict[str, Task] = {}
         """In order of their start."""
         self._handles: dict[str, TaskHandle] = {}
-        self._workers: dict[str, asyncio.Task[None]] = {}
+        self._workers: dict[str, asyncio.Task[Any]] = {}
+        """The works; what is cancelled."""
+        self._keepers: dict[str, asyncio.Task[None]] = {}
+        """One beside each work, never cancelled: it writes how the work ended, even if it never began."""
         self._changed: dict[str, Bell] = {}
         self._closing = False
 
@@ -140,11 +143,10 @@ class TaskManager:
 
     async def _close(self) -> None:
         self._closing = True
-        workers = list(self._workers.values())
-        for worker in workers:
+        for worker in self._workers.values():
             worker.cancel()
-        if workers:
-            await asyncio.wait(workers)
+        if self._keepers:
+            await asyncio.wait(list(self._keepers.values()))
 
     async def start(
         self,
@@ -156,9 +158,7 @@ class TaskManager:
         cancellable: bool = False,
         by_uid: int | None = None,
     ) -> Task:
-        """Begin the work and return its task once that is durable. StateError when the daemon is stopping."""
-        if self._closing:
-            raise StateError("The daemon is stopping.", operation=kind)
+        """Begin the work, once its task is durable. StateError when the daemon is stopping; CapacityError."""
         now = time.time()
         task = Task(
             kind=kind,
@@ -171,13 +171,24 @@ class TaskManager:
             by_uid=by_uid,
             version=1,
         )
+        await self._persist_start(task)
         self._tasks[task.id] = task
         self._changed[task.id] = Bell()
         handle = self._handles[task.id] = TaskHandle(self, task.id)
-        stored = asyncio.create_task(self._store.put(_PREFIX + task.id, task.model_dump(mode="json")))
-        self._workers[task.id] = asyncio.create_task(self._run(handle, work, stored), name=f"{kind} {target}")
-        await asyncio.wait([stored])
-        return self._tasks.get(task.id, task)
+        worker = asyncio.create_task(_call(work, handle), name=f"{kind} {target}")
+        self._workers[task.id] = worker
+        self._keepers[task.id] = asyncio.create_task(self._keep(handle, worker), name=f"{kind} {target}: keeper")
+        return task
+
+    async def _persist_start(self, task: Task) -> None:
+        """Before the work begins, so that a full disk refuses it while nothing has changed."""
+        try:
+            await self._store.put(_PREFIX + task.id, task.model_dump(mode="json"))
+            if self._closing:
+                raise StateError("The daemon is stopping.", operation=task.kind)
+        except (asyncio.CancelledError, StateError):
+            await self._store.delete(_PREFIX + task.id)
+            raise
 
     def get(self, task_id: str) -> Task:
         task = self._tasks.get(task_id)
@@ -215,32 +226,23 @@ class TaskManager:
 
     # The work
 
-    async def _run(self, handle: TaskHandle, work: Work, stored: asyncio.Task[int]) -> None:
-        state, result, error = await self._outcome(handle, work, stored)
-        while True:  # a cancellation that comes now has come too late: the final state is written all the same
-            try:
-                await self._end(handle.id, state, result=result, error=error)
-                return
-            except asyncio.CancelledError:
-                if self.get(handle.id).state.is_final:
-                    return
+    async def _keep(self, handle: TaskHandle, worker: asyncio.Task[Any]) -> None:
+        await asyncio.wait([worker])
+        state, result, error = self._outcome(handle, worker)
+        await self._end(handle.id, state, result=result, error=error)
 
-    async def _outcome(
-        self, handle: TaskHandle, work: Work, stored: asyncio.Task[int]
-    ) -> tuple[TaskState, Any, dict[str, Any] | None]:
-        """Whatever the work does, a state: never raises, except for what ends the interpreter."""
+    def _outcome(self, handle: TaskHandle, worker: asyncio.Task[Any]) -> tuple[TaskState, Any, dict[str, Any] | None]:
+        """Whatever the work did, a state."""
         try:
-            result = to_jsonable_python(await work(handle))
-            await stored
+            return TaskState.SUCCESS, to_jsonable_python(worker.result()), None
         except (asyncio.CancelledError, TaskCancelledError):
             why = "The task was cancelled." if handle.cancel_requested else "The daemon was stopped while this ran."
             return TaskState.CANCELLED, None, TaskCancelledError(why).as_dict()
         except RametError as exc:
             return TaskState.ERROR, None, _as_dict(exc)
-        except Exception:
+        except BaseException:
             log.exception("a task failed by a bug of ours", task=handle.id, kind=handle.task.kind)
             return TaskState.ERROR, None, internal_error().as_dict()
-        return TaskState.SUCCESS, result, None
 
     async def _end(
         self, task_id: str, state: TaskState, *, result: Any = None, error: dict[str, Any] | None = None
@@ -262,6 +264,7 @@ class TaskManager:
         self._tasks[task_id] = ended
         self._handles.pop(task_id, None)
         self._workers.pop(task_id, None)
+        self._keepers.pop(task_id, None)
         if bell := self._changed.pop(task_id, None):
             bell.ring()
         self._tell(ended)
@@ -292,6 +295,10 @@ class TaskManager:
             return  # a straggler of the work
         self._tasks[task_id] = task.model_copy(update={**update, "version": task.version + 1})
         self._changed[task_id].ring()
+
+
+async def _call(work: Work, handle: TaskHandle) -> Any:
+    return await work(handle)
 
 
 def _as_dict(error: RametError) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ramet.errors import NotFoundError, StateError, UsageError
+from ramet.errors import CapacityError, NotFoundError, StateError, UsageError
 from ramet.host.sqlite_store import SqliteStore
 from ramet.host.tasks import TaskHandle, TaskManager
 from ramet.model.host import Task, TaskState
@@ -104,6 +104,12 @@ async def test_cancelling_runs_the_works_clean_up_and_ends_cancelled(tasks: Task
     assert await tasks.cancel(task.id) == task
 
 
+async def test_work_that_is_cancelled_before_it_began_ends_too(tasks: TaskManager) -> None:
+    task = await tasks.start("x", "y", forever, cancellable=True)
+    await tasks.cancel(task.id)
+    assert (await tasks.wait(task.id, 10)).state is TaskState.CANCELLED
+
+
 async def test_cancelling_reaches_a_loop_that_only_looks(tasks: TaskManager) -> None:
     begun = asyncio.Event()
 
@@ -137,7 +143,7 @@ async def test_past_the_point_of_no_return_there_is_no_cancelling(tasks: TaskMan
         await forever(handle)
 
     task = await tasks.start("x", "y", work, cancellable=True)
-    assert tasks.get(task.id).cancellable is False
+    assert (await tasks.wait(task.id, 10, since_version=task.version)).cancellable is False
     with pytest.raises(StateError):
         await tasks.cancel(task.id)
 
@@ -224,7 +230,8 @@ async def test_a_task_ends_also_when_its_end_cannot_be_written(store: SqliteStor
         task = await tasks.start("x", "y", work)
         pages = store._database._db.execute("PRAGMA page_count").fetchone()[0]
         store._database._db.execute(f"PRAGMA max_page_count={pages}")
-        await tasks.start("x", "y" * 50_000, nothing)
+        with pytest.raises(CapacityError):
+            await tasks.start("x", "y" * 50_000, nothing)
         go.set()
         assert (await tasks.wait(task.id, 10)).state.is_final
 
