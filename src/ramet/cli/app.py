@@ -1,0 +1,54 @@
+"""The application: all commands put together."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ramet.cli import clone, devices, guest, host, image, network, task, vm
+from ramet.cli.command import JSON, QUIET, ROOT_STATE, Root
+
+
+def build() -> typer.Typer:
+    """A fresh application, as the program runs it, tests try it and the reference describes it."""
+    app = typer.Typer(
+        name="ramet",
+        cls=Root,
+        help="Instant clones of running virtual machines.",
+        epilog="\n".join(EXAMPLES),
+        context_settings={"max_content_width": 100},
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(common)
+    clone.register(app)
+    app.add_typer(vm.app)
+    vm.app.add_typer(devices.disk)
+    vm.app.add_typer(devices.nic)
+    guest.register(app, vm.app)
+    app.add_typer(image.app)
+    app.add_typer(network.app)
+    app.add_typer(task.app)
+    task.register(app)
+    app.add_typer(host.tools)
+    host.register(app)
+    return app
+
+
+EXAMPLES = (
+    "ramet demo                                   # see it all, in a few minutes",
+    "ramet image build debian",
+    "ramet vm create web --image debian --start",
+    "ramet clone web web-2                        # while web runs",
+    "ramet vm exec web-2 -- uptime",
+)
+
+
+def common(
+    state: Annotated[str | None, ROOT_STATE] = None,
+    as_json: Annotated[bool, JSON] = False,
+    quiet: Annotated[bool, QUIET] = False,
+) -> None:
+    """Instant clones of running virtual machines."""

@@ -1,0 +1,117 @@
+"""Commands about the host and the daemon: ``doctor``, ``serve``, ``tools``, ``demo``, ``version``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ramet.cli.command import command, group
+from ramet.cli.options import Vm
+from ramet.cli.output import Cell
+from ramet.cli.session import Session
+
+if TYPE_CHECKING:
+    from ramet.model.views import CheckView
+
+tools = group("tools", "Ramet's tools inside guests.", examples=("ramet tools install web",))
+
+
+def register(app: typer.Typer) -> None:
+    """Put the commands of this file into `app`."""
+    command(app, "doctor", examples=("ramet doctor", "ramet doctor --selftest", "ramet doctor --json"))(doctor)
+    command(app, "serve", examples=("ramet serve", "ramet --state /srv/ramet serve"))(serve)
+    command(app, "demo", examples=("ramet demo", "ramet demo --micro    # in seconds", "ramet demo --keep"))(demo)
+    command(app, "version", examples=("ramet version", "ramet version --json"))(version)
+
+
+def doctor(
+    session: Session,
+    selftest: Annotated[
+        bool, typer.Option("--selftest", help="Boot a small guest here, clone it live and frozen, compare its memory.")
+    ] = False,
+) -> None:
+    """Look at this host: what is there, what is missing, what to do about it. Exit code 1 when something is missing."""
+    from ramet.cli import render
+
+    checks = examine(session)
+    if selftest:
+        checks = [*checks, *_selftest(session)]
+    session.show(checks, lambda: render.checks(session.out, checks))
+    if any(check.status == "missing" for check in checks):
+        raise typer.Exit(1)
+
+
+def examine(session: Session) -> list[CheckView]:
+    """The daemon's checks; where it does not start, those that need no daemon, and the reason first."""
+    from ramet.errors import RametError
+    from ramet.model.views import CheckView
+
+    try:
+        return list(session.client.doctor())
+    except (RametError, OSError) as error:
+        from ramet.host import doctor as local
+
+        reason = getattr(error, "message", str(error))
+        daemon = CheckView(name="daemon", status="missing", found=reason, remedy=getattr(error, "hint", None))
+        return [daemon, *local.examine(session.state_dir)]
+
+
+def _selftest(session: Session) -> list[CheckView]:
+    from ramet.model.views import CheckView
+
+    answer = session.settle(session.client.selftest())
+    result = getattr(answer, "result", answer)
+    return [item if isinstance(item, CheckView) else CheckView.model_validate(item) for item in result or []]
+
+
+def serve(
+    session: Session,
+    stop_vms: Annotated[bool, typer.Option("--stop-vms", help="Stop all VMs when the daemon ends.")] = False,
+) -> None:
+    """Run the daemon in the foreground. Other commands start it by themselves; VMs outlive it."""
+    from ramet.host import daemon
+
+    daemon.run(session.state_dir, stop_vms=stop_vms)
+
+
+@command(tools, "install", examples=("ramet tools install web",))
+def install(session: Session, vm: Vm) -> None:
+    """Copy vmware-rpctool, vmtoolsd and the clone hooks into a running guest, by the guest agent."""
+    session.settle(session.client.install_tools(session.vm(vm)))
+    view = session.client.show_vm(vm)
+    session.show(view, lambda: session.out.say(Cell(view.name, "bold"), " has the tools now"))
+
+
+def demo(
+    session: Session,
+    micro: Annotated[bool, typer.Option("--micro", help="With the small guest: in seconds.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the VMs, to look around.")] = False,
+    live: Annotated[int, typer.Option("--live", metavar="N", help="Clones of the running guest.", min=1, max=16)] = 3,
+    frozen: Annotated[
+        int, typer.Option("--frozen", metavar="N", help="Clones of the frozen guest.", min=1, max=16)
+    ] = 5,
+    own_state: Annotated[bool, typer.Option("--own-state", hidden=True)] = False,
+) -> None:
+    """Boot a guest once, clone it live and frozen, delete it, and see the clones alive; with all times.
+
+    Works in a temporary folder of its own and leaves nothing behind, unless --state or --keep is given.
+    """
+    from ramet.cli.demo import Plan, perform
+
+    perform(session, Plan(micro=micro, keep=keep, live=live, frozen=frozen))
+
+
+def version(session: Session) -> None:
+    """Print the version of this program."""
+    import platform
+
+    from ramet import __version__
+
+    facts = {"ramet": __version__, "python": platform.python_version()}
+    session.show(facts, lambda: session.out.line(f"ramet {__version__}"))
+
+
+def state_of_demo(explicit: Path | None) -> Path | None:
+    return explicit

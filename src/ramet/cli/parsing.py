@@ -1,0 +1,130 @@
+"""Small languages of option values: NICs, disks, keys, ports, guest paths, to the model's requests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ramet.errors import UsageError
+from ramet.model.base import parse
+from ramet.model.machine import NicModel
+from ramet.model.requests import DiskRequest, NicChange, NicRequest
+from ramet.model.units import parse_size_mib
+
+
+def keys(items: Iterable[str] | None, option: str = "--set") -> dict[str, str]:
+    """['guestinfo.a=b', …] to a dict; the value may hold '=' and be empty, and '@FILE' reads it from a file."""
+    pairs: dict[str, str] = {}
+    for item in items or ():
+        key, sign, value = item.partition("=")
+        if not sign or not key:
+            raise UsageError(f"{option} {item!r} is not KEY=VALUE.", hint=f"Write it like {option} guestinfo.role=web.")
+        pairs[key] = read_text(value[1:]) if value.startswith("@") else value
+    return pairs
+
+
+def read_text(path: str) -> str:
+    """A text file's contents, OSError and bad UTF-8 as usage errors."""
+    try:
+        return Path(path).expanduser().read_text()
+    except OSError as exc:
+        raise UsageError(f"{path} cannot be read: {exc.strerror}.") from exc
+    except UnicodeDecodeError as exc:
+        raise UsageError(f"{path} is not text.") from exc
+
+
+def ssh_key(value: str) -> str:
+    """A public key from a file, or written out."""
+    if value.startswith(("ssh-", "ecdsa-", "sk-")):
+        return value.strip()
+    text = read_text(value).strip()
+    if "PRIVATE KEY" in text:
+        raise UsageError(f"{value} is a private key.", hint=f"Give the public one: {value}.pub.")
+    return text
+
+
+def nic(text: str) -> NicRequest:
+    """'default', 'user', 'none' (no port group), 'lab,model=e1000e,mac=52:54:00:00:00:01,disconnected'."""
+    network, *rest = text.split(",")
+    fields: dict[str, Any] = {"network": None if network in ("none", "") else network}
+    for part in rest:
+        key, sign, value = part.partition("=")
+        if key == "disconnected" and not sign:
+            fields["connected"] = False
+        elif key in ("model", "mac") and value:
+            fields[key] = value
+        else:
+            raise UsageError(
+                f"--nic {text!r}: {part!r} is not understood.",
+                hint="Write it like --nic default,model=e1000e,mac=52:54:00:12:34:56,disconnected.",
+            )
+    if "model" in fields and fields["model"] not in list(NicModel):
+        raise UsageError(f"{fields['model']!r} is not a NIC model.", hint=f"There are {', '.join(NicModel)}.")
+    return _checked(NicRequest, fields)  # type: ignore[no-any-return]
+
+
+def nics(items: Sequence[str] | None, none: bool) -> tuple[NicRequest, ...] | None:
+    """The NICs of a new VM; None leaves the choice to the daemon."""
+    if none:
+        if items:
+            raise UsageError("--no-nic and --nic exclude each other.")
+        return ()
+    return tuple(nic(item) for item in items or ()) or None
+
+
+def disk(text: str) -> DiskRequest:
+    """'2G' for an empty disk, 'image=NAME' for an overlay of an image's first disk."""
+    key, sign, value = text.partition("=")
+    if sign and key == "image" and value:
+        return DiskRequest(image=value)
+    if sign and key == "size":
+        text = value
+    return DiskRequest(size_mib=parse_size_mib(text))
+
+
+def assignments(items: Iterable[str] | None, option: str) -> dict[str, str]:
+    """['net0=lab', …] to {'net0': 'lab'}; the NIC id is checked by the model."""
+    pairs = {}
+    for item in items or ():
+        name, sign, value = item.partition("=")
+        if not sign or not name:
+            raise UsageError(f"{option} {item!r} is not NIC=VALUE.", hint=f"Write it like {option} net0=….")
+        pairs[name] = value
+    return pairs
+
+
+def nic_changes(networks: Iterable[str] | None, macs: Iterable[str] | None) -> tuple[NicChange, ...]:
+    """--nic net0=lab and --mac net0=… of a clone, merged by NIC. 'net0=none' takes it off its port group."""
+    changes: dict[str, dict[str, Any]] = {}
+    for name, network in assignments(networks, "--nic").items():
+        changes.setdefault(name, {"id": name})["network"] = "" if network == "none" else network
+    for name, mac in assignments(macs, "--mac").items():
+        changes.setdefault(name, {"id": name})["mac"] = mac
+    return tuple(_checked(NicChange, fields) for fields in changes.values())
+
+
+def _checked(model: Any, fields: dict[str, Any]) -> Any:
+    return parse(model, fields)
+
+
+def ports(text: str) -> tuple[int, int]:
+    """'8080:80' to (8080, 80); '80' stands for '80:80', and host port 0 for any free one."""
+    host, sign, guest = text.partition(":")
+    try:
+        pair = (int(host), int(guest if sign else host))
+    except ValueError:
+        pair = (-1, -1)
+    if not 0 <= pair[0] <= 65535 or not 1 <= pair[1] <= 65535:
+        raise UsageError(f"{text!r} is not HOSTPORT:GUESTPORT.", hint="Write it like 8080:80.")
+    return pair
+
+
+def guest_path(text: str) -> tuple[str, str] | None:
+    """'web:/etc/hosts' to ('web', '/etc/hosts'); None for a path of the host (a '/' before the ':', or no ':')."""
+    name, sign, path = text.partition(":")
+    if not sign or "/" in name or not name:
+        return None
+    if not path.startswith("/"):
+        raise UsageError(f"{text!r}: paths in a guest are absolute.", hint=f"Write it like {name}:/root/{path}.")
+    return name, path

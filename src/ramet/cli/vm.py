@@ -1,0 +1,292 @@
+"""``ramet vm``: make, look at, start, stop and change machines."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from ramet.cli import complete
+from ramet.cli.command import command, group
+from ramet.cli.options import Set, Vm, Vms, Wait
+from ramet.cli.output import Cell, duration
+from ramet.cli.session import Session
+
+app = group(
+    "vm",
+    "Make, look at and change VMs.",
+    examples=("ramet vm create web --image debian --start", "ramet vm ls", "ramet vm show web"),
+)
+
+Display = Literal["none", "vga", "virtio"]
+Firmware = Literal["bios", "uefi"]
+Accel = Literal["auto", "kvm", "tcg"]
+
+
+@command(
+    app,
+    "create",
+    examples=(
+        "ramet vm create web --image debian --memory 1G --cpus 2 --start",
+        "ramet vm create probe --image micro --nic none --set guestinfo.role=probe",
+        "ramet vm create lab --disk 20G --cdrom debian.iso --display vga --firmware uefi",
+        "ramet vm create db --image debian --nic default,model=e1000e --nic storage --ssh-key ~/.ssh/id_ed25519.pub",
+    ),
+)
+def create(
+    session: Session,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the new VM.")],
+    image: Annotated[
+        str | None,
+        typer.Option("--image", metavar="IMAGE", help="Image to start from.", autocompletion=complete.images),
+    ] = None,
+    memory: Annotated[str | None, typer.Option("--memory", "-m", metavar="SIZE", help="Like 512M or 2G.")] = None,
+    cpus: Annotated[int, typer.Option("--cpus", metavar="N", help="Virtual CPUs.")] = 1,
+    nic: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--nic",
+            metavar="NETWORK[,…]",
+            help="A network card: port group, 'user' or 'none', then model=virtio|e1000e|vmxnet3, mac=…, "
+            "disconnected. Repeatable; default: one virtio card on 'default'.",
+        ),
+    ] = None,
+    no_nic: Annotated[bool, typer.Option("--no-nic", help="No network card at all.")] = False,
+    disk: Annotated[
+        list[str] | None,
+        typer.Option("--disk", metavar="SIZE|image=IMAGE", help="A further disk, empty or from an image. Repeatable."),
+    ] = None,
+    display: Annotated[
+        Display, typer.Option("--display", metavar="none|vga|virtio", help="A screen, by VNC.")
+    ] = "none",
+    firmware: Annotated[
+        Firmware | None, typer.Option("--firmware", metavar="bios|uefi", help="Default: the image's.")
+    ] = None,
+    cdrom: Annotated[
+        list[str] | None, typer.Option("--cdrom", metavar="FILE", help="An ISO image. At most two.")
+    ] = None,
+    ssh_key: Annotated[
+        list[str] | None,
+        typer.Option("--ssh-key", metavar="FILE|KEY", help="Public key for root, by cloud-init. Repeatable."),
+    ] = None,
+    user_data: Annotated[
+        str | None, typer.Option("--user-data", metavar="FILE", help="A cloud-init user-data document.")
+    ] = None,
+    set_: Set = None,
+    autostart: Annotated[bool, typer.Option("--autostart", help="Start it with the daemon.")] = False,
+    accel: Annotated[
+        Accel, typer.Option("--accel", metavar="auto|kvm|tcg", help="auto: KVM where a probe shows that it works.")
+    ] = "auto",
+    cpu_limit: Annotated[
+        int | None, typer.Option("--cpu-limit", metavar="PERCENT", help="Limit in percent of one core.")
+    ] = None,
+    start: Annotated[bool, typer.Option("--start", help="Start it at once.")] = False,
+    tpm: Annotated[bool, typer.Option("--tpm", hidden=True)] = False,
+    passthrough: Annotated[list[str] | None, typer.Option("--passthrough", metavar="ADDR", hidden=True)] = None,
+) -> None:
+    """Make a VM from an image or from empty disks."""
+    from pathlib import Path
+
+    from ramet.cli import parsing
+    from ramet.model.base import parse
+    from ramet.model.requests import CreateVm
+    from ramet.model.units import parse_size_mib
+
+    if image:
+        session.named.append(("image", image))
+    fields = {
+        "name": name,
+        "image": image,
+        "memory_mib": parse_size_mib(memory) if memory else None,
+        "vcpus": cpus,
+        "firmware": firmware,
+        "nics": parsing.nics(nic, no_nic),
+        "disks": tuple(parsing.disk(text) for text in disk or ()),
+        "display": display,
+        "cdroms": tuple(str(Path(file).expanduser().absolute()) for file in cdrom or ()),
+        "ssh_keys": tuple(parsing.ssh_key(key) for key in ssh_key or ()),
+        "user_data": parsing.read_text(user_data) if user_data else None,
+        "extra_config": parsing.keys(set_),
+        "autostart": autostart,
+        "accelerator": accel,
+        "cpu_limit_percent": cpu_limit,
+        "tpm": tpm,
+        "passthrough": tuple(passthrough or ()),
+        "start": start,
+    }
+    session.settle(session.client.create_vm(parse(CreateVm, fields)))
+    _answer(session, name, "started" if start else "created")
+
+
+@command(app, "ls", examples=("ramet vm ls", "ramet vm ls --json", "ramet vm ls -q    # names alone"))
+def ls(session: Session) -> None:
+    """List all VMs: state, size, memory they really use, address, and what they were made from."""
+    from ramet.cli import render
+
+    vms = session.client.list_vms()
+    session.show(vms, lambda: render.vm_list(session.out, vms))
+
+
+@command(app, "show", examples=("ramet vm show web", "ramet vm show web --json | jq .memory"))
+def show(session: Session, vm: Vm) -> None:
+    """Show everything about a VM: hardware, addresses, disks with their layers, lineage, memory, last stuns."""
+    from ramet.cli import render
+
+    view = session.client.show_vm(session.vm(vm))
+    session.show(view, lambda: render.vm_page(session.out, view, session.now()))
+
+
+@command(app, "start", examples=("ramet vm start web", "ramet vm start web db cache"))
+def start(session: Session, vm: Vms) -> None:
+    """Start VMs that are off."""
+    _each(session, vm, "started", lambda ref: session.client.start_vm(ref))
+
+
+@command(app, "stop", examples=("ramet vm stop web", "ramet vm stop web --timeout 2m", "ramet vm stop web --hard"))
+def stop(
+    session: Session,
+    vm: Vms,
+    hard: Annotated[
+        bool, typer.Option("--hard", help="Pull the plug: what the guest has not written is lost.")
+    ] = False,
+    timeout: Wait = "60s",
+) -> None:
+    """Stop VMs: by the guest agent or the power button, or at once with --hard."""
+    from ramet.model.base import parse
+    from ramet.model.requests import StopVm
+    from ramet.model.units import parse_duration_s
+
+    request = parse(StopVm, {"hard": hard, "timeout_s": parse_duration_s(timeout)})
+    _each(session, vm, "stopped", lambda ref: session.client.stop_vm(ref, request))
+
+
+@command(app, "restart", examples=("ramet vm restart web", "ramet vm restart web --hard"))
+def restart(
+    session: Session,
+    vm: Vms,
+    hard: Annotated[bool, typer.Option("--hard", help="Reset instead of asking the guest.")] = False,
+) -> None:
+    """Restart VMs."""
+    _each(session, vm, "restarted", lambda ref: session.client.restart_vm(ref, hard))
+
+
+@command(app, "suspend", examples=("ramet vm suspend web",))
+def suspend(session: Session, vm: Vms) -> None:
+    """Write a VM's whole state to disk and end its process; resume brings it back."""
+    _each(session, vm, "suspended", lambda ref: session.client.suspend_vm(ref))
+
+
+@command(app, "resume", examples=("ramet vm resume web",))
+def resume(session: Session, vm: Vms) -> None:
+    """Bring a suspended VM back, or let a paused one go on."""
+    _each(session, vm, "resumed", lambda ref: session.client.resume_vm(ref))
+
+
+@command(app, "freeze", examples=("ramet vm freeze web    # then: ramet clone web web-1 web-2",))
+def freeze(session: Session, vm: Vm) -> None:
+    """Hold a VM at this instant: every clone made from now on starts exactly here."""
+    _each(session, [vm], "frozen", lambda ref: session.client.freeze_vm(ref))
+
+
+@command(app, "thaw", examples=("ramet vm thaw web",))
+def thaw(session: Session, vm: Vm) -> None:
+    """Let a frozen VM go on; its clones are not concerned."""
+    _each(session, [vm], "thawed", lambda ref: session.client.thaw_vm(ref))
+
+
+@command(app, "rename", examples=("ramet vm rename web web-old",))
+def rename(
+    session: Session, vm: Vm, name: Annotated[str, typer.Argument(metavar="NAME", help="The new name.")]
+) -> None:
+    """Give a VM another name; its id, disks and addresses stay."""
+    from ramet.model.base import parse
+    from ramet.model.requests import ChangeVm
+
+    view = session.client.change_vm(session.vm(vm), parse(ChangeVm, {"name": name}))
+    session.show(view, lambda: session.out.say(Cell(name, "bold"), f" was {vm}"))
+
+
+@command(
+    app,
+    "set",
+    examples=(
+        "ramet vm set web --memory 2G --cpus 4    # while it is off",
+        "ramet vm set web --set guestinfo.role=db --unset guestinfo.old",
+        "ramet vm set web --autostart --cpu-limit 150",
+    ),
+)
+def set_vm(
+    session: Session,
+    vm: Vm,
+    memory: Annotated[str | None, typer.Option("--memory", "-m", metavar="SIZE", help="Only while it is off.")] = None,
+    cpus: Annotated[int | None, typer.Option("--cpus", metavar="N", help="Only while it is off.")] = None,
+    set_: Set = None,
+    unset: Annotated[list[str] | None, typer.Option("--unset", metavar="KEY", help="Forget a key. Repeatable.")] = None,
+    autostart: Annotated[bool | None, typer.Option("--autostart/--no-autostart", help="Start with the daemon.")] = None,
+    cpu_limit: Annotated[
+        int | None, typer.Option("--cpu-limit", metavar="PERCENT", help="In percent of one core; 0 lifts it.")
+    ] = None,
+) -> None:
+    """Change a VM: memory, CPUs, configuration keys, autostart, CPU limit."""
+    from ramet.cli import parsing
+    from ramet.errors import UsageError
+    from ramet.model.base import parse
+    from ramet.model.requests import ChangeVm
+    from ramet.model.units import parse_size_mib
+
+    fields = {
+        "memory_mib": parse_size_mib(memory) if memory else None,
+        "vcpus": cpus,
+        "autostart": autostart,
+        "cpu_limit_percent": cpu_limit,
+        "set_config": parsing.keys(set_),
+        "unset_config": tuple(unset or ()),
+    }
+    change = parse(ChangeVm, fields)
+    if change == ChangeVm():
+        raise UsageError("Nothing to change was given.", hint="See 'ramet vm set --help'.")
+    view = session.client.change_vm(session.vm(vm), change)
+    session.show(view, lambda: session.out.say(Cell(view.name, "bold"), " changed"))
+
+
+@command(app, "rm", examples=("ramet vm rm web", "ramet vm rm web-1 web-2 --force    # even while they run"))
+def rm(
+    session: Session,
+    vm: Vms,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Stop it first, hard.")] = False,
+) -> None:
+    """Remove VMs and their disks. Clones of them, and what they were cloned from, are not concerned."""
+    from ramet.cli.session import run_all
+
+    def remove(ref: str) -> dict[str, str]:
+        session.settle(session.client.remove_vm(session.vm(ref), force))
+        session.out.say(Cell(ref, "bold"), " removed")
+        return {"removed": ref}
+
+    run_all(session, vm, remove)
+
+
+def _each(session: Session, refs: list[str], done: str, act: object) -> None:
+    """Act on every VM; one that fails does not keep the others from it."""
+    from ramet.cli.session import run_all
+
+    def one(ref: str) -> object:
+        started = session.now()
+        session.settle(act(session.vm(ref)))  # type: ignore[operator]
+        took = session.now() - started
+        view = session.client.show_vm(ref)
+        session.out.say(Cell(view.name, "bold"), f" {done}", Cell(f"  {_took(took)}", "dim"))
+        return view
+
+    run_all(session, refs, one)
+
+
+def _took(seconds: float) -> str:
+    from ramet.cli.output import millis
+
+    return millis(seconds * 1000) if seconds < 60 else duration(seconds)
+
+
+def _answer(session: Session, name: str, done: str) -> None:
+    view = session.client.show_vm(name)
+    session.show(view, lambda: session.out.say(Cell(view.name, "bold"), f" {done}", Cell(f"  {view.id}", "dim")))
