@@ -1,0 +1,125 @@
+"""The nftables rules of the namespace: nothing is forwarded, and nothing answers, unless a port group says so.
+
+Two tables. ``inet ramet`` is rendered whole from the port groups and replaced in one transaction.
+``bridge ramet`` holds the port guards in sets, which stay when the daemon starts anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ramet.model.host import Network
+from ramet.network.addresses import LINK_LOCAL, gateway_of
+
+UPLINK = "uplink"
+"""The interface that pasta makes in the namespace."""
+
+# Before the bridge learns: a frame dropped here does not move a MAC address to the wrong port either.
+GUARD_TABLE = """
+add table bridge ramet
+add set bridge ramet guard_mac { type ifname . ether_addr; }
+add set bridge ramet guard_ip { type ifname . ipv4_addr; }
+add chain bridge ramet guard { type filter hook prerouting priority -300; policy accept; }
+flush chain bridge ramet guard
+add rule bridge ramet guard iifname . ether saddr @guard_mac drop
+add rule bridge ramet guard iifname . arp saddr ether @guard_mac drop
+add rule bridge ramet guard iifname . arp saddr ip @guard_ip drop
+add rule bridge ramet guard iifname . ip saddr @guard_ip drop
+"""
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What a tap's frames must not carry as their sender."""
+
+    macs: frozenset[str] = frozenset()
+    addresses: frozenset[str] = frozenset()
+
+
+def render(groups: Iterable[Network]) -> str:
+    """The ruleset for these port groups, as one transaction for `nft -f`."""
+    groups = sorted(groups, key=lambda group: group.bridge)
+    nat = [group for group in groups if group.nat and group.cidr]
+    inputs = [rule for group in groups for rule in _input_rules(group)]
+    forwards = [rule for group in nat for rule in _forward_rules(group)]
+    lines = [
+        "add table inet ramet",
+        "delete table inet ramet",
+        "table inet ramet {",
+        "  chain input {",
+        "    type filter hook input priority filter; policy drop;",
+        "    ct state established,related accept",
+        '    iifname "lo" accept',
+        *(f"    {rule}" for rule in inputs),
+        "  }",
+        "  chain forward {",
+        "    type filter hook forward priority filter; policy drop;",
+        *(f"    {rule}" for rule in forwards),
+        "  }",
+        "  chain postrouting {",
+        "    type nat hook postrouting priority srcnat; policy accept;",
+        f'    oifname "{UPLINK}" masquerade',
+        "  }",
+        "}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _input_rules(group: Network) -> list[str]:
+    """What a guest may ask of its gateway: an address and names where there is DHCP; an echo where it is not isolated.
+
+    The gateway's own address stands in the rules: a guest must not reach the one of another port group.
+    """
+    if not group.cidr:
+        return []
+    to_gateway = f'iifname "{group.bridge}" ip daddr {gateway_of(group.cidr)}'
+    rules = []
+    if group.dhcp:
+        rules += [
+            f'iifname "{group.bridge}" udp sport 68 udp dport 67 accept',
+            f"{to_gateway} udp dport 53 accept",
+            f"{to_gateway} tcp dport 53 accept",
+        ]
+    if not group.isolated:
+        rules.append(f"{to_gateway} icmp type echo-request accept")
+    return rules
+
+
+def _forward_rules(group: Network) -> list[str]:
+    """Out by the uplink, and back what belongs to that. Link-local addresses, where clouds keep their
+    credentials (169.254.169.254), are nobody's business beyond the link."""
+    return [
+        f'iifname "{group.bridge}" oifname "{UPLINK}" ip saddr {group.cidr} ip daddr != {LINK_LOCAL} accept',
+        f'iifname "{UPLINK}" oifname "{group.bridge}" ct state established,related accept',
+    ]
+
+
+def render_guard(tap: str, old: Guard, new: Guard) -> str:
+    """The transaction that turns one tap's guard from `old` into `new`; empty when nothing changes."""
+    lines = []
+    for name, before, after in (
+        ("guard_mac", old.macs, new.macs),
+        ("guard_ip", old.addresses, new.addresses),
+    ):
+        lines += [f'delete element bridge ramet {name} {{ "{tap}" . {item} }}' for item in sorted(before - after)]
+        lines += [f'add element bridge ramet {name} {{ "{tap}" . {item} }}' for item in sorted(after - before)]
+    return "\n".join(lines)
+
+
+def parse_guards(ruleset: object) -> dict[str, Guard]:
+    """Tap -> guard, from the JSON of `nft -j list table bridge ramet`; what is not understood is passed over."""
+    macs: dict[str, set[str]] = {}
+    addresses: dict[str, set[str]] = {}
+    items = ruleset.get("nftables", []) if isinstance(ruleset, dict) else []
+    for item in items:
+        found = item.get("set", {}) if isinstance(item, dict) else {}
+        into = {"guard_mac": macs, "guard_ip": addresses}.get(found.get("name", ""))
+        for element in found.get("elem", []) if into is not None else []:
+            pair = element.get("concat") if isinstance(element, dict) else None
+            if into is not None and isinstance(pair, list) and len(pair) == 2:
+                into.setdefault(str(pair[0]), set()).add(str(pair[1]))
+    return {
+        tap: Guard(frozenset(macs.get(tap, ())), frozenset(addresses.get(tap, ())))
+        for tap in macs.keys() | addresses.keys()
+    }

@@ -1,0 +1,132 @@
+"""Network interfaces by netlink: the one place that speaks to pyroute2.
+
+A `Links` acts in the namespace of the thread that made it and is used in that thread only. pyroute2's own
+error is not an OSError; here it becomes one, so that callers need to know errno alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pyroute2 import IPRoute  # type: ignore[import-untyped]
+from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-untyped]
+
+
+@dataclass(frozen=True)
+class Link:
+    """One interface as the kernel shows it. `master` is the index of its bridge, 0 for none."""
+
+    index: int
+    name: str
+    kind: str
+    mac: str
+    master: int
+    up: bool
+    alias: str
+
+
+class Links:
+    """Resource handling: owns a netlink socket; `close` it in the thread that made it."""
+
+    def __init__(self) -> None:
+        self._ip: Any = IPRoute()
+
+    def close(self) -> None:
+        self._ip.close()
+
+    def all(self) -> list[Link]:
+        with _os_errors():
+            return [_link(message) for message in self._ip.get_links()]
+
+    def find(self, name: str) -> Link | None:
+        return next((link for link in self.all() if link.name == name), None)
+
+    def index(self, name: str) -> int:
+        """Raises OSError ENODEV."""
+        with _os_errors():
+            found = self._ip.link_lookup(ifname=name)
+        if not found:
+            raise OSError(errno.ENODEV, f"no interface {name}")
+        return int(found[0])
+
+    def add_bridge(self, name: str, mac: str, alias: str) -> None:
+        """A bridge that learns and forwards from its first packet on, and sends nothing of its own.
+
+        Spanning tree would hold a new port back for 15 s; multicast snooping without a querier loses
+        IPv6 neighbour discovery after a while. The MAC is set, else it would follow the ports' as they
+        come and go, and guests would lose their gateway.
+        """
+        with _os_errors():
+            self._ip.link(
+                "add", ifname=name, kind="bridge", address=mac, br_stp_state=0, br_forward_delay=0, br_mcast_snooping=0
+            )
+            self._ip.link("set", index=self.index(name), ifalias=alias, state="up")
+
+    def up(self, name: str) -> None:
+        with _os_errors():
+            self._ip.link("set", index=self.index(name), state="up")
+
+    def set_master(self, name: str, bridge: str | None) -> None:
+        """Make `name` a port of `bridge`, or of none. One netlink message: no moment on two bridges."""
+        with _os_errors():
+            master = self.index(bridge) if bridge else 0
+            self._ip.link("set", index=self.index(name), master=master, state="up")
+
+    def delete(self, name: str) -> bool:
+        """False when there is no such interface."""
+        try:
+            with _os_errors():
+                self._ip.link("del", index=self.index(name))
+        except OSError as exc:
+            if exc.errno != errno.ENODEV:
+                raise
+            return False
+        return True
+
+    def addresses(self, name: str) -> list[str]:
+        """IPv4 addresses with prefix length, like 10.0.0.1/24."""
+        with _os_errors():
+            found = self._ip.get_addr(family=2, index=self.index(name))
+            return [f"{message.get_attr('IFA_ADDRESS')}/{message['prefixlen']}" for message in found]
+
+    def add_address(self, name: str, address: str) -> None:
+        """`address` with prefix length; one that is there already stays."""
+        host, _, prefix = address.partition("/")
+        with _os_errors():
+            self._ip.addr("replace", index=self.index(name), address=host, prefixlen=int(prefix))
+
+    def delete_address(self, name: str, address: str) -> None:
+        host, _, prefix = address.partition("/")
+        with _os_errors():
+            self._ip.addr("del", index=self.index(name), address=host, prefixlen=int(prefix))
+
+    def neighbours(self) -> dict[str, str]:
+        """MAC -> IPv4 address, of everybody the namespace has spoken with lately."""
+        with _os_errors():
+            found = [(m.get_attr("NDA_LLADDR"), m.get_attr("NDA_DST")) for m in self._ip.get_neighbours(family=2)]
+        return {str(mac): str(address) for mac, address in found if mac and address}
+
+
+def _link(message: Any) -> Link:
+    info = message.get_attr("IFLA_LINKINFO")
+    return Link(
+        index=int(message["index"]),
+        name=str(message.get_attr("IFLA_IFNAME")),
+        kind=str(info.get_attr("IFLA_INFO_KIND")) if info else "",
+        mac=str(message.get_attr("IFLA_ADDRESS") or ""),
+        master=int(message.get_attr("IFLA_MASTER") or 0),
+        up=bool(message["flags"] & 1),
+        alias=str(message.get_attr("IFLA_IFALIAS") or ""),
+    )
+
+
+@contextlib.contextmanager
+def _os_errors() -> Iterator[None]:
+    try:
+        yield
+    except NetlinkError as exc:
+        raise OSError(exc.code, str(exc)) from exc

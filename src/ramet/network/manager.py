@@ -1,0 +1,285 @@
+"""Everything the daemon does with networks, behind one door: port groups, taps, addresses, connections.
+
+Without the privilege every method answers PrivilegeError with the remedy; VMs on the port group ``user`` need
+none of this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import shutil
+import socket
+from collections.abc import Collection, Mapping
+from ipaddress import IPv4Network
+from pathlib import Path
+
+from ramet.errors import DeadlineError, NotFoundError, PrivilegeError, RametError, UsageError
+from ramet.model.host import Network
+from ramet.model.machine import DEFAULT_NETWORK, USER_NETWORK
+from ramet.network import addresses, nat, portgroups, privilege, services, taps
+from ramet.network.dhcp import Dhcp, Lease
+from ramet.network.firewall import Guard
+from ramet.network.links import Links
+from ramet.network.namespace import Namespace, NamespaceThread, namespace_name
+from ramet.network.taps import OpenTap
+
+logger = logging.getLogger(__name__)
+
+_RETRY_S = 0.05
+
+
+class Networks:
+    """The networks of one daemon.
+
+    Life: `start`, the rest in any order, `close`. What stands in the kernel and runs in the namespace survives the
+    daemon; after a restart, `ensure` every port group of the inventory again (cheap, disturbs nobody), then `collect`.
+
+    `outside`: the namespace where NAT comes out, for tests; None is the host's own.
+    """
+
+    def __init__(self, state_dir: Path, *, qemu_uid: int | None = None, outside: NamespaceThread | None = None) -> None:
+        self.namespace = Namespace(namespace_name(state_dir))
+        self.problem: str | None = "The network was not started."
+        self._directory = state_dir / "network"
+        self._qemu_uid = qemu_uid
+        self._thread = NamespaceThread(self.namespace)
+        self._outside = outside
+        self._dhcp = Dhcp(self._thread, self._directory)
+        self._nat = nat.Nat(self.namespace, self._thread, self._spawn_outside, self._directory / "pasta.log")
+        self._groups: dict[str, Network] = {}
+        self._changing = asyncio.Lock()
+
+    @property
+    def privileged(self) -> bool:
+        """Whether there are port groups; `problem` says why not."""
+        return self.problem is None
+
+    @property
+    def warnings(self) -> list[str]:
+        """What does not work right now although it should: a server that dies, an uplink that is lost."""
+        return [text for text in (*self._dhcp.problems, self._nat.problem) if text]
+
+    @property
+    def groups(self) -> Mapping[str, Network]:
+        """The port groups ensured so far, by name."""
+        return self._groups
+
+    async def start(self) -> None:
+        """Make or find the namespace. Never raises for a missing privilege: then `problem` says what is missing."""
+        self.problem = await asyncio.to_thread(privilege.find_problem)
+        if self.problem is not None:
+            return
+        try:
+            await asyncio.to_thread(self.namespace.ensure)
+            await self._thread.start()
+            await self._thread.netlink(portgroups.prepare_namespace)
+        except (OSError, RametError) as exc:
+            self.problem = f"The network namespace could not be set up: {exc}"
+            logger.warning("%s", self.problem)
+
+    async def close(self, remove_namespace: bool = False) -> None:
+        """Let everything go on for the guests; or, with `remove_namespace`, end it all and leave nothing."""
+        if self.privileged:
+            await self._dhcp.close(end=remove_namespace)
+            await (self._nat.stop() if remove_namespace else self._nat.release())
+        await self._thread.close()
+        if remove_namespace and self.privileged:
+            await asyncio.to_thread(self.namespace.remove)
+            await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
+        self.problem = "The network is closed."
+
+    def _check(self) -> None:
+        if self.problem is not None:
+            raise PrivilegeError(f"Port groups are not available: {self.problem}", hint=privilege.REMEDY)
+
+    # Port groups
+
+    async def suggest_default(self, *, nat: bool = False) -> Network:
+        """The description of the port group that exists from the start: DHCP, a network that clashes with nothing."""
+        return await self.plan(Network(name=DEFAULT_NETWORK, dhcp=True, nat=nat))
+
+    async def plan(self, network: Network) -> Network:
+        """What `ensure` would make: bridge and network filled in. Raises every refusal, and changes nothing."""
+        self._check()
+        if network.name == USER_NETWORK:
+            raise UsageError(f"The name {USER_NETWORK!r} stands for QEMU's user-mode network.", hint="Choose another.")
+        routes = await asyncio.to_thread(self._host_routes)
+        others = {name: group.cidr for name, group in self._groups.items() if group.cidr and name != network.name}
+        planned = portgroups.complete(network, routes, others)
+        if planned.dhcp:
+            services.find_program("dnsmasq", "dnsmasq-base")
+        if planned.nat:
+            nat.check_available()
+        return planned
+
+    async def ensure(self, network: Network) -> Network:
+        """Make the port group, or make the one that is there as described; returns it with bridge and network.
+
+        Raises UsageError, ConflictError (networks overlap), UnsupportedError (a program is missing), PrivilegeError:
+        nothing has changed then. ToolError, DeadlineError: what a new port group had is taken away again.
+        """
+        async with self._changing:
+            planned = await self.plan(network)
+            before = self._groups.get(planned.name)
+            try:
+                await self._establish(planned)
+            except BaseException:
+                if before is None:
+                    await self._remove(planned)
+                raise
+            return planned
+
+    async def _establish(self, network: Network) -> None:
+        await self._thread.netlink(portgroups.ensure_bridge, network)
+        self._groups[network.name] = network
+        await self._apply_rules()
+        if network.dhcp:
+            await self._dhcp.ensure(network)
+        else:
+            await self._dhcp.stop(network)
+        await self._update_uplink()
+
+    async def remove(self, network: Network | str) -> None:
+        """Take the port group away; taps on it stay, on no bridge. Idempotent."""
+        self._check()
+        async with self._changing:
+            name = network if isinstance(network, str) else network.name
+            await self._remove(self._groups.get(name, Network(name=name, bridge=portgroups.bridge_name(name))))
+
+    async def _remove(self, network: Network) -> None:
+        self._groups.pop(network.name, None)
+        await self._update_uplink()
+        await self._dhcp.remove(network)
+        await self._thread.netlink(Links.delete, network.bridge)
+        await self._apply_rules()
+
+    async def _apply_rules(self) -> None:
+        await self._thread.run(portgroups.apply_rules, list(self._groups.values()))
+
+    async def _update_uplink(self) -> None:
+        if any(group.nat for group in self._groups.values()):
+            await self._nat.ensure()
+        else:
+            await self._nat.stop()
+
+    def _group(self, name: str) -> Network:
+        self._check()
+        try:
+            return self._groups[name]
+        except KeyError:
+            raise NotFoundError(f"There is no port group {name!r}.", hint="See: ramet network ls.") from None
+
+    # Taps
+
+    async def open_tap(self, vm_id: str, nic_index: int) -> OpenTap:
+        """A tap for a VM's NIC, on no bridge yet. The caller closes its descriptor after handing it to QEMU; the tap
+        goes when QEMU's copy closes. Raises BusyError while an older process still holds it."""
+        self._check()
+        name = taps.tap_name(vm_id, nic_index)
+        return await self._thread.netlink(
+            functools.partial(taps.open_tap, name=name, owner_uid=self._qemu_uid), discard=OpenTap.close
+        )
+
+    async def attach(self, tap: str, network: str | None) -> None:
+        """Move a tap to a port group, or off any (None), live. Raises NotFoundError for either."""
+        self._check()
+        bridge = self._group(network).bridge if network is not None else None
+        await self._thread.netlink(taps.attach, tap, bridge)
+
+    async def detach(self, tap: str) -> None:
+        """Take a tap off its port group, as pulling the cable would; a tap that is gone already is no error."""
+        with contextlib.suppress(NotFoundError):
+            await self.attach(tap, None)
+
+    async def remove_tap(self, tap: str) -> None:
+        """Delete a tap whoever holds it, with its guard; idempotent."""
+        self._check()
+        await self._thread.netlink(Links.delete, tap)
+        await self._thread.run(taps.set_port_guard, tap, Guard())
+
+    async def set_port_guard(self, tap: str, guard: Guard) -> None:
+        """From now on this tap's frames must not carry these senders (a clone's: those of its source)."""
+        self._check()
+        await self._thread.run(taps.set_port_guard, tap, guard)
+
+    async def list_taps(self) -> dict[str, str | None]:
+        """Tap -> bridge, of every tap in the namespace."""
+        self._check()
+        links = await self._thread.netlink(Links.all)
+        names = {link.index: link.name for link in links}
+        return {
+            link.name: names.get(link.master)
+            for link in links
+            if link.kind == "tun" and link.name.startswith(taps.TAP_PREFIX)
+        }
+
+    async def collect(self, live_taps: Collection[str], groups: Collection[str] | None = None) -> list[str]:
+        """Delete the taps not in `live_taps` and, with `groups`, the port groups not named there; what was deleted."""
+        self._check()
+        gone = await self._thread.netlink(taps.collect, live_taps)
+        if groups is not None:
+            for name in (await self._thread.netlink(portgroups.bridges)).values():
+                if name not in groups:
+                    await self.remove(name)
+                    gone.append(name)
+        return gone
+
+    # Addresses and connections
+
+    async def leases(self, network: str) -> dict[str, Lease]:
+        """MAC -> lease of a port group; empty without DHCP."""
+        return await self._dhcp.leases(self._group(network))
+
+    async def reserve(self, network: str, reservations: Mapping[str, str]) -> None:
+        """Give these MACs these addresses of the port group always: MAC -> address, replacing earlier ones."""
+        await self._dhcp.reserve(self._group(network), reservations)
+
+    async def release(self, mac: str) -> None:
+        """Give the leases of a MAC back, when its VM is removed; idempotent."""
+        self._check()
+        for group in list(self._groups.values()):
+            if group.dhcp:
+                await self._dhcp.release(group, mac)
+
+    async def address_of(self, mac: str) -> str | None:
+        """The IPv4 address of a MAC, by its lease, else by what was seen on the wire; None when unknown."""
+        self._check()
+        for group in list(self._groups.values()):
+            lease = (await self._dhcp.leases(group)).get(mac)
+            if lease is not None:
+                return lease.address
+        return (await self._thread.netlink(Links.neighbours)).get(mac)
+
+    async def connect_tcp(self, address: str, port: int, timeout_s: float) -> socket.socket:
+        """A non-blocking socket connected to a guest. It belongs to the namespace and can be sent to another process.
+
+        The caller closes it. Raises DeadlineError, or OSError (refused; unreachable: a port group without network).
+        """
+        self._check()
+        return await self._thread.connect_tcp(address, port, timeout_s)
+
+    async def wait_for_tcp(self, address: str, port: int, timeout_s: float) -> None:
+        """Until the guest accepts connections on a port. Raises DeadlineError."""
+        self._check()
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    with contextlib.suppress(OSError, DeadlineError):
+                        (await self.connect_tcp(address, port, min(timeout_s, 2.0))).close()
+                        return
+                    await asyncio.sleep(_RETRY_S)
+        except TimeoutError as exc:
+            raise DeadlineError(f"{address} port {port} accepted no connection within {timeout_s:g} s.") from exc
+
+    # Parts
+
+    def _host_routes(self) -> list[IPv4Network]:
+        return addresses.parse_routes(Path("/proc/self/net/route").read_text())
+
+    async def _spawn_outside(self, spec: services.ServiceSpec) -> int:
+        if self._outside is not None:
+            return await self._outside.run(services.spawn_detached, spec)
+        return await asyncio.to_thread(services.spawn_detached, spec)

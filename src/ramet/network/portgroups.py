@@ -1,0 +1,111 @@
+"""Port groups: bridges in the daemon's namespace, each with its own addresses, kept apart by the firewall."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+from collections.abc import Iterable
+from ipaddress import IPv4Network
+from pathlib import Path
+
+from ramet.errors import UsageError
+from ramet.model.host import Network
+from ramet.network import addresses, firewall, kernel
+from ramet.network.links import Links
+from ramet.network.namespace import run_tool
+
+BRIDGE_PREFIX = "rb-"
+_ALIAS_PREFIX = "ramet:"
+
+# In this order: forwarding resets other settings. A thread reads and writes its own namespace's values.
+_SETTINGS = (
+    ("ipv4/ip_forward", "1"),
+    # A guest that uses an address of another port group as its sender is dropped.
+    ("ipv4/conf/all/rp_filter", "1"),
+    ("ipv4/conf/default/rp_filter", "1"),
+    # The gateway of one port group does not answer for that of another.
+    ("ipv4/conf/all/arp_ignore", "1"),
+    # Taps and bridges send nothing of their own into guests: no router solicitation, no duplicate detection.
+    ("ipv6/conf/all/disable_ipv6", "1"),
+    ("ipv6/conf/default/disable_ipv6", "1"),
+    # Frames between guests of one bridge are not routed packets: the forward chain must not see them.
+    ("bridge/bridge-nf-call-iptables", "0"),
+    ("bridge/bridge-nf-call-ip6tables", "0"),
+    ("bridge/bridge-nf-call-arptables", "0"),
+)
+
+
+def bridge_name(name: str) -> str:
+    """Interface names have 15 characters, port groups 63: 48 bits of hash."""
+    return BRIDGE_PREFIX + hashlib.sha256(name.encode()).hexdigest()[:12]
+
+
+def bridge_mac(name: str) -> str:
+    """The gateway's MAC address: locally administered, the same after every restart."""
+    digest = hashlib.sha256(b"mac:" + name.encode()).digest()
+    return "02:" + ":".join(f"{byte:02x}" for byte in digest[:5])
+
+
+def complete(network: Network, taken: Iterable[IPv4Network], others: dict[str, str]) -> Network:
+    """The description with bridge, and network where it needs one. Pure.
+
+    `taken`: networks to keep away from when choosing; `others`: name -> CIDR of the other port groups.
+    Raises UsageError for a contradiction, ConflictError for an overlap.
+    """
+    if network.isolated and network.nat:
+        raise UsageError(
+            f"Port group {network.name!r} cannot be isolated and have NAT.", hint="Leave out --isolated or --nat."
+        )
+    cidr = network.cidr
+    if cidr is None and (network.dhcp or network.nat):
+        cidr = addresses.choose_cidr([*taken, *(IPv4Network(other) for other in others.values())])
+    if cidr is not None:
+        addresses.check_free(network.name, cidr, others)
+    return network.changed(cidr=cidr, bridge=bridge_name(network.name))
+
+
+def prepare_namespace(links: Links) -> None:
+    """Set the namespace up, or find it set up. Runs inside it."""
+    for path, value in _SETTINGS:
+        # A kernel without IPv6, or without br_netfilter, lacks the setting and the trouble.
+        with contextlib.suppress(FileNotFoundError):
+            (Path("/proc/sys/net") / path).write_text(value)
+    links.up("lo")
+    run_tool(["nft", "-f", "-"], firewall.GUARD_TABLE, timeout_s=10)
+
+
+def ensure_bridge(links: Links, network: Network) -> None:
+    """Make the bridge of a completed description, or correct the one that is there. Runs in the namespace."""
+    if links.find(network.bridge) is None:
+        links.add_bridge(network.bridge, bridge_mac(network.name), _ALIAS_PREFIX + network.name)
+        # Not every kernel's bridge lets its offload be switched; then virtio guests alone are sure to get DHCP.
+        with contextlib.suppress(OSError):
+            kernel.compute_checksums(network.bridge)
+    wanted = set()
+    if network.cidr:
+        wanted = {f"{addresses.gateway_of(network.cidr)}/{IPv4Network(network.cidr).prefixlen}"}
+    present = set(links.addresses(network.bridge))
+    for address in wanted - present:
+        links.add_address(network.bridge, address)
+    for address in present - wanted:
+        links.delete_address(network.bridge, address)
+
+
+def apply_rules(groups: Iterable[Network]) -> None:
+    """Replace the namespace's rules in one transaction. Runs in the namespace; raises ToolError."""
+    run_tool(["nft", "-f", "-"], firewall.render(groups), timeout_s=10)
+
+
+def bridges(links: Links) -> dict[str, str]:
+    """Bridge -> port group's name, of all port groups in the namespace."""
+    return {
+        link.name: link.alias.removeprefix(_ALIAS_PREFIX)
+        for link in links.all()
+        if link.kind == "bridge" and link.name.startswith(BRIDGE_PREFIX)
+    }
+
+
+def is_gone(error: OSError) -> bool:
+    """Whether an operation failed because the interface vanished meanwhile."""
+    return error.errno in (errno.ENODEV, errno.ENXIO)
