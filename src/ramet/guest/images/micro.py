@@ -30,7 +30,7 @@ _MODULES = (
 _APPEND = (
     # tty0 first: the last console named is the one that /dev/console means.
     "console=tty0 console=ttyS0 quiet panic=-1 mitigations=off audit=0 cryptomgr.notests "
-    "random.trust_cpu=on tsc=unstable no_timer_check i8042.noaux"
+    "random.trust_cpu=on i8042.noaux"
 )
 _MEMORY_MIB = 128
 _ASK_S = 60.0
