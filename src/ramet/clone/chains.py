@@ -8,14 +8,13 @@ is disturbed, and they are deleted when nobody does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from ramet.errors import RametError
 from ramet.machine.live import LiveMachine
 from ramet.model.machine import Disk
+from ramet.model.units import new_id
 from ramet.storage.flatten import FlattenPlan, flatten, plan_flatten
-
-Progress = Callable[[float, str], None]
+from ramet.storage.qcow2 import set_backing_name
+from ramet.storage.runner import Progress
 
 
 def depth(live: LiveMachine) -> int:
@@ -28,7 +27,7 @@ def needs_flatten(live: LiveMachine) -> bool:
     return depth(live) >= live.rooms.limits.chain_bound
 
 
-async def shorten(live: LiveMachine, base_layers: frozenset[str], progress: Progress) -> int:
+async def shorten(live: LiveMachine, base_layers: frozenset[str], progress: Progress | None = None) -> int:
     """Flatten the VM's chains where they reach the bound. Returns how many disks were shortened.
 
     Needs: nobody takes a moment of the VM meanwhile (the caller holds its lock). `base_layers`, those of images, stay
@@ -44,28 +43,25 @@ async def shorten(live: LiveMachine, base_layers: frozenset[str], progress: Prog
 
 
 def _plan(live: LiveMachine, disk: Disk, base_layers: frozenset[str]) -> FlattenPlan | None:
-    chain = tuple(layer.id for layer in live.rooms.layers.chain(disk.layer))
-    base_depth = sum(1 for layer_id in chain if layer_id in base_layers)
-    return plan_flatten(chain, base_depth, bound=max(base_depth + 2, live.rooms.limits.chain_bound - 1))
+    chain = live.rooms.layers.chain(disk.layer)
+    base_depth = sum(1 for layer in chain if layer.id in base_layers)
+    return plan_flatten(chain, base_depth, bound=live.rooms.limits.chain_bound - 1)
 
 
-async def _shorten_disk(live: LiveMachine, disk: Disk, plan: FlattenPlan, progress: Progress) -> None:
-    layers = live.rooms.layers
-    detail = {"disk": disk.id, "layers": []}
-    async with live.rooms.book.operation("flatten", live.id, detail) as journal:
-        with layers.hold(*plan.merge):
-            merged = await flatten(layers, plan.merge, plan.base, progress=progress)
-            with layers.hold(merged.id):
-                await journal.update(layers=[merged.id])
-                try:
-                    await _swap(live, disk, merged.id)
-                except RametError:
-                    layers.remove(merged.id)
-                    raise
+async def _shorten_disk(live: LiveMachine, disk: Disk, plan: FlattenPlan, progress: Progress | None) -> None:
+    layers, merged = live.rooms.layers, new_id()
+    async with live.rooms.book.operation("flatten", live.id, {"disk": disk.id, "layers": [merged]}):
+        with layers.hold(*plan.layers):
+            await flatten(layers, plan.layers, plan.base, progress, layer_id=merged)
+            try:
+                await _swap(live, disk, merged)
+            except RametError:
+                layers.remove(merged)
+                raise
 
 
 async def _swap(live: LiveMachine, disk: Disk, merged: str) -> None:
-    if live.vm.is_on and not live.vm.frozen:
+    if live.vm.is_on:
         await live.qmp.reopen_backing(disk, live.rooms.layers.chain(merged), live.rooms.layers.path)
     else:
-        live.rooms.layers.set_parent(disk.layer, merged)
+        set_backing_name(live.rooms.layers.path(disk.layer), live.rooms.layers.path(merged).name)

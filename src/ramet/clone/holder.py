@@ -13,10 +13,11 @@ import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from ramet.hypervisor.descriptors import DescriptorTable
+from ramet.hypervisor.descriptors import DescriptorTable, SocketKind
 from ramet.hypervisor.fork import ForkClient, ForkReply, ForkRequest, environment
 from ramet.hypervisor.plan import RunDir
 from ramet.hypervisor.process import QemuProcess
+from ramet.hypervisor.stun_plan import ForkOutcome
 from ramet.machine.rooms import Rooms
 from ramet.model.units import MIB
 
@@ -39,7 +40,7 @@ async def planned_holder(rooms: Rooms, moment_id: str, memory_mib: int) -> Async
             null = [os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC) for _ in range(3)]
             try:
                 ram = table.ram_file(memory_mib * MIB)
-                control = table.listen(run_dir.fork, seqpacket=True)
+                control = table.listen(run_dir.fork, SocketKind.SEQPACKET)
                 env = environment(rooms.native, ram_fd=ram, control_fd=control, owner_uid=os.geteuid())
                 yield HolderPlan(
                     run_dir,
@@ -53,7 +54,7 @@ async def planned_holder(rooms: Rooms, moment_id: str, memory_mib: int) -> Async
 
 
 @contextlib.asynccontextmanager
-async def held(rooms: Rooms, reply: ForkReply) -> AsyncIterator[QemuProcess]:
+async def held(rooms: Rooms, reply: ForkReply | ForkOutcome) -> AsyncIterator[QemuProcess]:
     """Ends the holder when its moment is let go."""
     process = QemuProcess.from_fork(reply.pid, reply.pidfd, rooms.qemu, rooms.paths.run)
     try:

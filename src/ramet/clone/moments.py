@@ -16,8 +16,7 @@ from dataclasses import dataclass
 
 from ramet.errors import RametError
 from ramet.hypervisor.fork import ForkRequest
-from ramet.hypervisor.stun_client import StunResult
-from ramet.hypervisor.stun_plan import PristineCheck, SnapshotStep, StunPlan
+from ramet.hypervisor.stun_plan import SnapshotPair, StunPlan, StunResult
 from ramet.machine.live import LiveMachine
 from ramet.memory.ledger import guest_memory
 from ramet.model.machine import Disk, Stun
@@ -110,9 +109,23 @@ async def take(
             device_state = await asyncio.to_thread(_read_all, state_fd)
     finally:
         os.close(state_fd)
-    stun = Stun(at=time.time(), resident_bytes=resident, **result.timings_ms())
+    stun = _stun(result, resident)
     await live.change(stuns=(*live.vm.stuns, stun)[-live.rooms.limits.recent_stuns :], cloned_once=True)
     return Taken(device_state, pending, stun, result, turns)
+
+
+def _stun(result: StunResult, resident_bytes: int) -> Stun:
+    times = result.timings
+    return Stun(
+        at=time.time(),
+        resident_bytes=resident_bytes,
+        total_ms=times.total,
+        stop_ms=times.stop,
+        snapshot_ms=times.snapshot,
+        state_ms=times.state,
+        fork_ms=times.fork,
+        resume_ms=times.resume,
+    )
 
 
 def _ram_bytes(live: LiveMachine) -> int:
@@ -124,13 +137,13 @@ def _plan(
 ) -> StunPlan:
     layers, qmp = live.rooms.layers, live.qmp
     return StunPlan(
-        qmp_path=str(live.run_dir.stun),
+        stun_path=str(live.run_dir.stun),
         fork_path=str(live.run_dir.fork),
         state_fd=state_fd,
         snapshots=tuple(
-            SnapshotStep(qmp.node_name(t.disk.layer), qmp.node_name(t.overlay)) for t in turns if t.overlay is not None
+            SnapshotPair(qmp.node_name(t.disk.layer), qmp.node_name(t.overlay)) for t in turns if t.overlay is not None
         ),
-        pristine=tuple(PristineCheck(str(layers.path(t.disk.layer))) for t in turns if t.overlay is None),
+        pristine=tuple(str(layers.path(t.disk.layer)) for t in turns if t.overlay is None),
         forks=tuple(requests),
         hold=hold,
         bound_ms=live.rooms.limits.stun_bound_ms,

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from ramet.clone.moments import overlay_id
 from ramet.hypervisor.devicestate import replace_macs
 from ramet.hypervisor.fork import ForkReply, ForkRequest
+from ramet.hypervisor.stun_plan import ForkOutcome
 from ramet.hypervisor.plan import LaunchPlan
 from ramet.hypervisor.process import QemuProcess
 from ramet.machine.lifecycle import Happening
@@ -54,7 +55,7 @@ class Seedling:
         assert self.plan is not None
         return self.plan.fork_request()
 
-    def forked(self, reply: ForkReply) -> None:
+    def forked(self, reply: ForkReply | ForkOutcome) -> None:
         """The fork is done: its process is ours to end from here on. Takes over the reply's pidfd."""
         self.forked_at = time.monotonic()
         self.process = QemuProcess.from_fork(
@@ -161,12 +162,8 @@ async def become(seedling: Seedling, device_state: bytes, pending_rpc: bytes) ->
 async def _load(seedling: Seedling, device_state: bytes) -> None:
     """Load the moment's device state with this clone's MAC addresses in it."""
     live = seedling.live
-    renames = {
-        seedling.source_macs[nic.id]: nic.mac
-        for nic in live.vm.machine.nics
-        if seedling.source_macs.get(nic.id, nic.mac) != nic.mac
-    }
-    patched = replace_macs(device_state, renames) if renames else device_state
+    renames = {nic.id: (seedling.source_macs[nic.id], nic.mac) for nic in live.vm.machine.nics}
+    patched = await asyncio.to_thread(replace_macs, device_state, renames) if renames else device_state
     fd = os.memfd_create(f"state-{live.id}", os.MFD_CLOEXEC)
     try:
         os.write(fd, patched)

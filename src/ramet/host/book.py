@@ -44,10 +44,8 @@ class HostBook:
     def emit(self, kind: str, message: str, vm: Vm | None = None, **fields: Any) -> None:
         self._events.emit(kind, message, vm=vm, **fields)
 
-    def operation(
-        self, kind: str, vm_id: str, detail: dict[str, Any]
-    ) -> AbstractAsyncContextManager[JournalHandle]:
-        return self._journal.operation(kind, vm_id, detail)
+    def operation(self, kind: str, vm_id: str, detail: dict[str, Any]) -> AbstractAsyncContextManager[JournalHandle]:
+        return self._journal.operation(kind, vm_id, **detail)
 
     def network(self, name: str) -> Network | None:
         return self._inventory.networks.get(name)

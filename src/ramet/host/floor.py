@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 from ramet.errors import ConflictError, DamagedError
 from ramet.host.inventory import Inventory
 from ramet.machine.live import LiveMachine
 from ramet.machine.rooms import Rooms
 from ramet.model.machine import Vm
+from ramet.storage.images import adopt_disk
 
 _log = logging.getLogger(__name__)
 
@@ -82,6 +85,15 @@ class Floor:
         """How many VMs, images and moments use each layer."""
         owners = {name: layers for name, layers in self.roots_by_owner().items() if not name.startswith("operation")}
         return dict(self.rooms.layers.users(owners))
+
+    async def adopt_raw(self, file: Path, layer_id: str) -> None:
+        """Take a copy of a raw file in as an immutable layer; `file` stays."""
+        copy = self.rooms.paths.root / f".{layer_id}.raw"
+        try:
+            await asyncio.to_thread(shutil.copyfile, file, copy)
+            await adopt_disk(self.rooms.layers, copy, layer_id=layer_id)
+        finally:
+            copy.unlink(missing_ok=True)
 
     async def collect_layers(self) -> tuple[str, ...]:
         """Delete the layers that nobody uses. Damage is told, and stops the collection: nothing is guessed."""

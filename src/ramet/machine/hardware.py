@@ -13,6 +13,7 @@ from ramet.machine.wiring import attach_nic, disk_chain
 from ramet.model.machine import USER_NETWORK, Disk, Display, Nic, VmState
 from ramet.model.requests import NicChange, NicRequest
 from ramet.model.units import MIB
+from ramet.storage.images import grow
 
 HOT_PLUGGABLE = (VmState.OFF, VmState.RUNNING)
 
@@ -153,7 +154,7 @@ async def grow_disk(live: LiveMachine, disk_id: str, size_mib: int) -> None:
     if live.vm.is_on:
         await live.qmp.block_resize(disk, size)
     else:
-        await live.rooms.images.grow(disk.layer, size)
+        await grow(live.rooms.layers, disk.layer, size)
     disks = tuple(d.changed(size_bytes=size) if d.id == disk_id else d for d in live.vm.machine.disks)
     await live.change(machine=live.vm.machine.changed(disks=disks))
 

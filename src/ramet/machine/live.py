@@ -110,15 +110,22 @@ class LiveMachine:
 
     # -- sessions --------------------------------------------------------------------------------------------------
 
-    async def attach(self, process: QemuProcess, *, pending_rpc: bytes = b"") -> None:
-        """Connect to a QEMU that runs. `pending_rpc`: what a moment's guest had asked and nobody had answered."""
+    async def attach(self, process: QemuProcess, *, pending_rpc: bytes = b"", inherited: bool = True) -> None:
+        """Connect to a QEMU that runs.
+
+        `pending_rpc` is what the guest had asked and nobody had answered: in its source, if `inherited`.
+        """
         self.process = process
         self.ended.clear()
         self._reset_seen = False
         self._qmp = await QmpSession.connect(self.run_dir.qmp, timeout_s=self.rooms.limits.qmp_s)
-        self.guest.forgive_freezes(pending_rpc)
-        self._rpc = RpcChannel(self.run_dir.rpc, self.guest.handle, pending=pending_rpc)
-        await self._rpc.connect(timeout_s=self.rooms.limits.qmp_s)
+        self._rpc = await RpcChannel.open(
+            self.run_dir.rpc,
+            self.guest.handle,
+            timeout_s=self.rooms.limits.qmp_s,
+            pending=pending_rpc,
+            inherited=self.guest.handle_inherited if inherited else None,
+        )
         self._watch = asyncio.create_task(self._supervise(process), name=f"watch {self.name}")
 
     async def detach(self) -> None:

@@ -58,13 +58,11 @@ async def wired(live: LiveMachine, *, attach: bool) -> AsyncIterator[Wiring]:
 
 async def attach_nic(live: LiveMachine, nic: Nic, tap_name: str) -> None:
     """Put a tap where the NIC's record says: a port group when it is connected to one, else nowhere."""
-    network = None
-    if nic.connected and nic.network is not None:
-        network = live.rooms.book.network(nic.network)
-        if network is None:
-            raise NotFoundError(
-                f"There is no port group {nic.network!r}.", hint="See 'ramet network ls', or make it with 'create'."
-            )
+    network = nic.network if nic.connected else None
+    if network is not None and live.rooms.book.network(network) is None:
+        raise NotFoundError(
+            f"There is no port group {network!r}.", hint="See 'ramet network ls', or make it with 'create'."
+        )
     await live.rooms.networks.attach(tap_name, network)
 
 

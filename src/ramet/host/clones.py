@@ -1,0 +1,172 @@
+"""Clones, freezes and the chains behind them, as tasks. The workflows themselves stand in ``ramet.clone``."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from ramet.clone import chains, workflows
+from ramet.clone.check import Order, check
+from ramet.clone.seedling import Seedling
+from ramet.errors import NotFoundError, RametError
+from ramet.host.floor import Floor
+from ramet.host.locks import VmLocks
+from ramet.host.vms import require_free
+from ramet.host.tasks import TaskHandle, TaskManager
+from ramet.machine.lifecycle import Operation, next_state
+from ramet.machine.live import LiveMachine
+from ramet.machine.view import memory_view
+from ramet.model.host import Task
+from ramet.model.machine import Moment
+from ramet.model.requests import CloneVm
+from ramet.model.views import CloneForecast, CloneResult, MemoryView
+
+
+class CloneDesk:
+    """Starts tasks that clone and freeze."""
+
+    def __init__(self, floor: Floor, tasks: TaskManager, locks: VmLocks) -> None:
+        self._floor = floor
+        self._tasks = tasks
+        self._locks = locks
+
+    async def forecast(self, ref: str, request: CloneVm) -> CloneForecast:
+        """The dry run: every check, no change."""
+        live = self._floor.find(ref)
+        require_free(self._locks, live, shared="clone" if live.vm.frozen else None)
+        return (await check(live, request, self._floor.is_taken, time.monotonic())).as_forecast()
+
+    async def clone(self, ref: str, request: CloneVm, by_uid: int | None) -> Task:
+        """Refusals come at once, before there is a task; then the work, under the source's lock."""
+        accepted_at = time.monotonic()
+        live = self._floor.find(ref)
+        require_free(self._locks, live, shared="clone" if live.vm.frozen else None)
+        order = await check(live, request, self._floor.is_taken, accepted_at)
+        target = ", ".join(order.names[:3]) + (" …" if len(order.names) > 3 else "")
+
+        async def work(handle: TaskHandle) -> list[CloneResult]:
+            shared = order.workflow == "frozen"
+            with self._floor.reserve(*order.names):
+                async with self._locks.hold(live.id, "clone", shared=shared, wait_s=5.0):
+                    seedlings = await self._grow(live, request, order, handle)
+            await self._shorten_soon(live)
+            return await self._results(live, order, seedlings, handle)
+
+        return await self._tasks.start("clone", target, work, vm_id=live.id, by_uid=by_uid)
+
+    async def _grow(self, live: LiveMachine, request: CloneVm, order: Order, handle: TaskHandle) -> list[Seedling]:
+        next_state(live.vm.state, Operation.CLONE, name=live.name)
+        if live.vm.frozen:
+            return await workflows.clone_frozen(live, self.moment_of(live), order, self._adopt)
+        if chains.needs_flatten(live):
+            with handle.step("shorten chain"):
+                await chains.shorten(live, self._floor.image_layers())
+        return await workflows.clone_running(live, order, self._adopt)
+
+    async def _adopt(self, clone: LiveMachine) -> None:
+        """The clone's record is durable, and others can see it, before its guest executes."""
+        await self._floor.rooms.book.save(clone.vm)
+        self._floor.add(clone)
+
+    async def _results(
+        self, live: LiveMachine, order: Order, seedlings: list[Seedling], handle: TaskHandle
+    ) -> list[CloneResult]:
+        results = []
+        for seedling in seedlings:
+            clone, timings = seedling.live, seedling.timings
+            _note_steps(handle, seedling)
+            self._floor.rooms.book.emit(
+                "vm.cloned",
+                f"{clone.name} was cloned from {live.name} in {timings.total:.0f} ms (stun {timings.stun:.0f} ms).",
+                clone.vm,
+                source=live.id,
+                workflow=order.workflow,
+                timings_ms=timings.model_dump(),
+            )
+            results.append(
+                CloneResult(
+                    name=clone.name,
+                    id=clone.id,
+                    task=handle.id,
+                    timings_ms=timings,
+                    warnings=order.warnings,
+                    memory_before=order.memory_before,
+                    memory_after=await self._memory(live),
+                )
+            )
+        return results
+
+    async def _memory(self, live: LiveMachine) -> MemoryView | None:
+        return await asyncio.to_thread(memory_view, live)
+
+    # -- freezing --------------------------------------------------------------------------------------------------
+
+    async def freeze(self, ref: str) -> Task:
+        live = self._floor.find(ref)
+        next_state(live.vm.state, Operation.FREEZE, name=live.name)
+        require_free(self._locks, live)
+        return await self._freeze(live)
+
+    async def _freeze(self, live: LiveMachine) -> Task:
+        async def work(handle: TaskHandle) -> Any:
+            async with self._locks.hold(live.id, "freeze", wait_s=30.0):
+                try:
+                    if chains.needs_flatten(live):
+                        with handle.step("shorten chain"):
+                            await chains.shorten(live, self._floor.image_layers())
+                    with handle.step("freeze"):
+                        moment = await workflows.freeze(live)
+                except RametError as exc:
+                    live.guest.fail_freeze(exc.message)
+                    raise
+                except BaseException:
+                    live.guest.fail_freeze("The freeze was interrupted.")
+                    raise
+            return {"id": live.id, "name": live.name, "moment": moment.id, "stun": live.vm.stuns[-1].model_dump()}
+
+        return await self._tasks.start("vm.freeze", live.name, work, vm_id=live.id)
+
+    async def freeze_for_guest(self, vm_id: str) -> None:
+        """The guest itself asked. A refusal reaches it as its command's error."""
+        live = self._floor.machines.get(vm_id)
+        if live is None:
+            return
+        try:
+            next_state(live.vm.state, Operation.FREEZE, name=live.name)
+            await self._freeze(live)
+        except RametError as exc:
+            live.guest.fail_freeze(exc.message)
+
+    def moment_of(self, live: LiveMachine) -> Moment:
+        """The moment a frozen VM holds."""
+        moment = self._floor.inventory.moments.get(live.vm.moment_id or "")
+        if moment is None:
+            raise NotFoundError(f"The moment of {live.name!r} is gone.", hint="Thaw it and freeze it again.")
+        return moment
+
+    # -- chains ----------------------------------------------------------------------------------------------------
+
+    async def _shorten_soon(self, live: LiveMachine) -> None:
+        """In the background, as soon as the next clone would need it: that clone then need not wait."""
+        if live.vm.frozen or not chains.needs_flatten(live):
+            return
+
+        async def work(handle: TaskHandle) -> Any:
+            async with self._locks.hold(live.id, "shorten chain", wait_s=30.0):
+                if live.vm.frozen:
+                    return {"disks": 0}
+                with handle.step("shorten chain"):
+                    done = await chains.shorten(live, self._floor.image_layers(), handle.progress)
+            await self._floor.collect_layers()
+            return {"disks": done}
+
+        await self._tasks.start("vm.shorten", live.name, work, vm_id=live.id)
+
+
+def _note_steps(handle: TaskHandle, seedling: Seedling) -> None:
+    """The clone's own times as steps of the task, in the order they happened."""
+    at = 0.0
+    for name, took_ms in seedling.timings.model_dump(exclude={"total"}).items():
+        handle.add_step(f"{name} {seedling.live.name}", at, took_ms)
+        at += took_ms

@@ -1,0 +1,134 @@
+"""Reaching into guests: commands and files by the guest agent, addresses, and descriptors for consoles and ports."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import socket
+from collections.abc import AsyncIterator
+
+from ramet.errors import GuestError, NotFoundError, RametError, StateError, UnsupportedError, UsageError
+from ramet.guest.tools_install import install_tools
+from ramet.host.floor import Floor
+from ramet.host.rotate import read_tail
+from ramet.host.tasks import TaskHandle, TaskManager
+from ramet.machine.live import LiveMachine
+from ramet.model.host import Task
+from ramet.model.machine import Display, VmState
+from ramet.model.requests import Exec
+from ramet.model.views import ExecResult
+
+CONNECT_TIMEOUT_S = 10.0
+CHUNK_BYTES = 256 << 10
+
+
+class GuestDesk:
+    """What callers do inside guests, and through their wires."""
+
+    def __init__(self, floor: Floor, tasks: TaskManager) -> None:
+        self._floor = floor
+        self._tasks = tasks
+
+    async def exec(self, ref: str, request: Exec) -> ExecResult:
+        agent = self._floor.find(ref).agent
+        stdin = base64.b64decode(request.stdin_base64) if request.stdin_base64 else None
+        outcome = await agent.exec(request.argv, stdin=stdin, env=request.env, timeout_s=request.timeout_s)
+        return ExecResult(
+            exit_code=outcome.exit_code if outcome.exit_code is not None else 128 + (outcome.signal or 0),
+            signal=outcome.signal,
+            stdout_base64=base64.b64encode(outcome.stdout).decode(),
+            stderr_base64=base64.b64encode(outcome.stderr).decode(),
+            truncated=outcome.truncated,
+        )
+
+    async def read_file(self, ref: str, path: str) -> AsyncIterator[bytes]:
+        data = await self._floor.find(ref).agent.read_file(path)
+        for start in range(0, len(data), CHUNK_BYTES):
+            yield data[start : start + CHUNK_BYTES]
+
+    async def write_file(self, ref: str, path: str, chunks: AsyncIterator[bytes], mode: int | None) -> None:
+        agent = self._floor.find(ref).agent
+        data = b"".join([chunk async for chunk in chunks])
+        await agent.write_file(path, data)
+        if mode is not None:
+            await agent.exec(("chmod", f"{mode:o}", path), timeout_s=30.0)
+
+    async def install_tools(self, ref: str) -> Task:
+        live = self._floor.find(ref)
+        agent = live.agent
+
+        async def work(_: TaskHandle) -> list[str]:
+            return list(await install_tools(agent))
+
+        return await self._tasks.start("tools.install", live.name, work, vm_id=live.id, cancellable=True)
+
+    async def console_log(self, ref: str, max_bytes: int) -> bytes:
+        live = self._floor.find(ref)
+        return await asyncio.to_thread(read_tail, self._floor.rooms.paths.console_log(live.id), max_bytes)
+
+    # -- addresses and streams -------------------------------------------------------------------------------------
+
+    async def addresses(self, live: LiveMachine) -> dict[str, tuple[str, ...]]:
+        """IPv4 addresses by MAC, from the leases of its port groups; only what is known without asking the guest."""
+        found: dict[str, tuple[str, ...]] = {}
+        for nic in live.vm.machine.nics:
+            if nic.connected and nic.network and not nic.is_user_mode:
+                address = await self._floor.rooms.networks.address_of(nic.mac)
+                if address is not None:
+                    found[nic.mac] = (address,)
+        return found
+
+    async def address_of(self, ref: str) -> str:
+        """The first IPv4 address at which the daemon's namespace reaches the guest. Raises NotFoundError."""
+        live = self._floor.find(ref)
+        for addresses in (await self.addresses(live)).values():
+            return addresses[0]
+        if live.vm.state is VmState.RUNNING and any(nic.connected for nic in live.vm.machine.nics):
+            address = await self._ask_guest(live)
+            if address is not None:
+                return address
+        raise NotFoundError(
+            f"No address of {live.name!r} is known.",
+            hint="It needs a NIC that is connected to a port group, and a guest that has taken an address there.",
+        )
+
+    async def _ask_guest(self, live: LiveMachine) -> str | None:
+        try:
+            interfaces = await live.agent.interfaces()
+        except RametError:
+            return None
+        macs = {nic.mac for nic in live.vm.machine.nics if nic.connected and not nic.is_user_mode}
+        for interface in interfaces:
+            if interface.mac in macs and interface.ipv4:
+                return interface.ipv4[0]
+        return None
+
+    async def open_stream(self, kind: str, ref: str, port: int | None) -> socket.socket:
+        """A connected descriptor: the serial console, the display's VNC, or a TCP port of the guest."""
+        live = self._floor.find(ref)
+        if kind == "tcp":
+            if port is None:
+                raise UsageError("A TCP stream needs a port.")
+            address = await self.address_of(ref)
+            return await self._floor.rooms.networks.connect_tcp(address, port, CONNECT_TIMEOUT_S)
+        if kind == "vnc" and live.vm.machine.display is Display.NONE:
+            raise UnsupportedError(f"{live.name!r} has no display.", hint="Create it with --display vga.")
+        if kind not in ("console", "vnc"):
+            raise UsageError(f"There is no stream of kind {kind!r}.")
+        live.require_process()
+        path = live.run_dir.console if kind == "console" else live.run_dir.vnc
+        return await asyncio.to_thread(_connect, str(path), live.name)
+
+
+def _connect(path: str, name: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(CONNECT_TIMEOUT_S)
+        sock.connect(path)
+        sock.settimeout(None)
+    except OSError as exc:
+        sock.close()
+        if isinstance(exc, TimeoutError):
+            raise StateError(f"Somebody else is connected to {name!r} there.", state="", operation="stream") from exc
+        raise GuestError(f"{name!r} does not answer there: {exc.strerror}.") from exc
+    return sock

@@ -1,0 +1,189 @@
+"""After a start: adopt the VMs that run, finish or undo what a crash left half done, remove what belongs to nobody.
+
+The order matters. First every VM's process is found again, or its absence noted; then the journal's operations are
+settled; then, with the inventory true again, strays are removed: processes, sockets, taps, layers, files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import select
+import shutil
+import signal
+from pathlib import Path
+
+from ramet.errors import RametError
+from ramet.host.floor import Floor
+from ramet.host.journal import Journal
+from ramet.hypervisor.fork import ForkClient
+from ramet.hypervisor.process import QemuProcess
+from ramet.machine.live import LiveMachine
+from ramet.model.host import JournalEntry
+from ramet.model.machine import Vm, VmState
+from ramet.network.taps import tap_name
+
+_log = logging.getLogger(__name__)
+
+PROBE_TIMEOUT_S = 5.0
+_PAUSE_REASONS = {"io-error": "disk error or full disk", "guest-panicked": "guest panicked", "internal-error": "QEMU"}
+
+
+class Recovery:
+    """Runs once, before the API is open."""
+
+    def __init__(self, floor: Floor, journal: Journal) -> None:
+        self._floor = floor
+        self._journal = journal
+
+    async def run(self) -> None:
+        entries = self._journal.pending()
+        unborn = {str(vm_id) for entry in entries for vm_id in entry.detail.get("clones", ())}
+        for vm in self._floor.inventory.vms():
+            await self._recover_vm(vm, half_made=vm.id in unborn)
+        for entry in entries:
+            await self._settle(entry)
+            await self._journal.erase(entry.id)
+        await self._drop_moments()
+        await self._remove_strays()
+
+    # -- VMs -------------------------------------------------------------------------------------------------------
+
+    async def _recover_vm(self, vm: Vm, *, half_made: bool) -> None:
+        live = LiveMachine(self._floor.rooms, vm)
+        self._floor.add(live)
+        process = QemuProcess.adopt(vm.process, self._floor.rooms.paths.vm(vm.id)) if vm.process else None
+        if process is None:
+            await self._end_behind(self._floor.rooms.paths.vm_run(vm.id))
+            await self._without_process(live, half_made=half_made)
+            return
+        try:
+            await self._adopt(live, process)
+        except (RametError, OSError) as exc:
+            _log.error("%s does not answer and is ended: %s", vm.name, exc)
+            process.kill()
+            await process.wait_exit(10.0)
+            await live.detach()
+            await live.change(state=VmState.OFF, process=None, moment_id=None)
+
+    async def _without_process(self, live: LiveMachine, *, half_made: bool) -> None:
+        vm = live.vm
+        if half_made and vm.state is VmState.STARTING:
+            await self._floor.rooms.book.forget(vm.id)
+        elif vm.state is VmState.STARTING and self._floor.rooms.paths.suspended_state(vm.id).exists():
+            await live.change(state=VmState.SUSPENDED, process=None)
+        elif vm.state not in (VmState.OFF, VmState.SUSPENDED):
+            self._floor.rooms.book.emit("vm.state", f"{vm.name} ended while the daemon was down.", vm)
+            await live.change(state=VmState.OFF, process=None, moment_id=None, pause_reason=None)
+
+    async def _adopt(self, live: LiveMachine, process: QemuProcess) -> None:
+        moment = self._floor.inventory.moments.get(live.vm.moment_id or "")
+        pending = bytes.fromhex(moment.pending_rpc_hex) if moment else b""
+        await live.attach(process, pending_rpc=pending, inherited=False)
+        live.taps = {
+            nic.id: tap_name(live.id, index)
+            for index, nic in enumerate(live.vm.machine.nics)
+            if not nic.is_user_mode
+        }
+        await self._adopt_disks(live)
+        await self._adopt_state(live, frozen=moment is not None)
+
+    async def _adopt_disks(self, live: LiveMachine) -> None:
+        """A crash in a stun may have come after the disks moved on to their overlays: QEMU knows."""
+        active = await live.qmp.active_layers()
+        disks = tuple(disk.changed(layer=active.get(disk.id, disk.layer)) for disk in live.vm.machine.disks)
+        if disks != live.vm.machine.disks:
+            await live.change(machine=live.vm.machine.changed(disks=disks))
+
+    async def _adopt_state(self, live: LiveMachine, *, frozen: bool) -> None:
+        status = await live.qmp.status()
+        if status == "postmigrate" and frozen and live.vm.state is VmState.FROZEN:
+            return
+        if status in _PAUSE_REASONS:
+            await live.change(state=VmState.PAUSED, pause_reason=_PAUSE_REASONS[status], moment_id=None)
+            return
+        if status in ("postmigrate", "paused", "finish-migrate"):
+            await live.qmp.cont()
+        if live.vm.state is not VmState.RUNNING or live.vm.moment_id is not None:
+            await live.change(state=VmState.RUNNING, pause_reason=None, moment_id=None)
+            live.guest.thaw()
+
+    # -- the journal -----------------------------------------------------------------------------------------------
+
+    async def _settle(self, entry: JournalEntry) -> None:
+        """Undo what an operation was making, unless it came to stand in the inventory; finish a removal."""
+        _log.info("settling %s, begun before a restart", entry.kind)
+        rooms, inventory = self._floor.rooms, self._floor.inventory
+        if moment_id := entry.detail.get("moment_id"):
+            await self._end_behind(rooms.paths.vm_run(f"m-{moment_id}"))
+        known = {vm.id for vm in inventory.vms()}
+        for vm_id in map(str, entry.detail.get("clones", ())):
+            if vm_id in known and entry.kind != "remove":
+                continue
+            await self._end_behind(rooms.paths.vm_run(vm_id))
+            await rooms.book.forget(vm_id)
+            await asyncio.to_thread(shutil.rmtree, rooms.paths.vm(vm_id), ignore_errors=True)
+        if (state_file := entry.detail.get("state_file")) and (live := self._floor.machines.get(entry.vm_id or "")):
+            if live.vm.state is not VmState.SUSPENDED:
+                Path(str(state_file)).unlink(missing_ok=True)
+
+    async def _drop_moments(self) -> None:
+        """Moments that no frozen VM holds."""
+        held = {live.vm.moment_id for live in self._floor.machines.values()}
+        for moment in self._floor.inventory.moments.all():
+            if moment.id not in held:
+                await self._floor.rooms.book.drop_moment(moment.id)
+        kept = {moment.id for moment in self._floor.inventory.moments.all()}
+        for file in self._floor.rooms.paths.moment_state("x").parent.iterdir():
+            if file.stem not in kept:
+                file.unlink(missing_ok=True)
+
+    # -- strays ----------------------------------------------------------------------------------------------------
+
+    async def _remove_strays(self) -> None:
+        rooms = self._floor.rooms
+        on = {live.id for live in self._floor.machines.values() if live.vm.is_on}
+        for directory in rooms.paths.run.iterdir():
+            if directory.is_dir() and directory != rooms.paths.native and directory.name not in on:
+                await self._end_behind(directory)
+                await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+        for directory in (rooms.paths.root / "vms").iterdir():
+            if directory.name not in self._floor.machines:
+                await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+        if rooms.networks.privileged:
+            taps = {tap for live in self._floor.machines.values() for tap in live.taps.values()}
+            await rooms.networks.collect(taps, {network.name for network in self._floor.inventory.networks.all()})
+        await asyncio.to_thread(rooms.layers.remove_temporaries)
+        await self._floor.collect_layers()
+
+    async def _end_behind(self, directory: Path) -> None:
+        """End a process that nobody recorded: the library in it says who it is."""
+        pid = await asyncio.to_thread(_pid_behind, directory / "fork")
+        if pid is not None:
+            await asyncio.to_thread(_kill_and_wait, pid)
+
+
+def _pid_behind(socket_path: Path) -> int | None:
+    """The process that serves forks at this socket; None when there is none."""
+    if not socket_path.exists():
+        return None
+    try:
+        with ForkClient.connect(socket_path, timeout_s=PROBE_TIMEOUT_S) as client:
+            return client.query().pid
+    except (RametError, OSError):
+        return None
+
+
+def _kill_and_wait(pid: int) -> None:
+    """SIGKILL, and wait until it is gone; it is our child only if this daemon started its source."""
+    with contextlib.suppress(ProcessLookupError):
+        fd = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(fd, signal.SIGKILL)
+            select.select([fd], [], [], PROBE_TIMEOUT_S)
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PIDFD, fd, os.WEXITED | os.WNOHANG)
+        finally:
+            os.close(fd)

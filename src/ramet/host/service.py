@@ -1,0 +1,416 @@
+"""The host as a whole: everything callers can ask of it, in one place, and nothing done here that is done elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import structlog
+
+import ramet
+from ramet.errors import NotFoundError, RametError, StateError, UnsupportedError
+from ramet.host.book import HostBook
+from ramet.host.clones import CloneDesk
+from ramet.host.doctor import examine
+from ramet.host.events import EventLog
+from ramet.host.floor import Floor, lineage_children
+from ramet.host.guests import GuestDesk
+from ramet.host.inventory import Inventory
+from ramet.host.journal import Journal
+from ramet.host.locks import VmLocks
+from ramet.host.recovery import Recovery
+from ramet.host.rotate import Rotator
+from ramet.host.selftest import selftest
+from ramet.host.settings import Settings
+from ramet.host.sqlite_store import SqliteStore
+from ramet.host.stock import StockDesk
+from ramet.host.tasks import TaskHandle, TaskManager
+from ramet.host.vms import VmDesk
+from ramet.hypervisor.accelerator import AcceleratorReport, probe
+from ramet.hypervisor.cgroup import Cgroups
+from ramet.hypervisor.fork import install_native, library_problem
+from ramet.hypervisor.process import QemuUser
+from ramet.hypervisor.stun_client import StunHelper
+from ramet.hypervisor.version import Qemu, find_qemu
+from ramet.machine import hardware, power
+from ramet.machine.live import LiveMachine
+from ramet.machine.paths import StatePaths
+from ramet.machine.rooms import Limits, Rooms
+from ramet.machine.view import vm_view
+from ramet.model.host import Image, Network, Task
+from ramet.model.machine import Vm, VmState
+from ramet.model.requests import (
+    AddDisk,
+    BuildImage,
+    ChangeVm,
+    CloneVm,
+    CreateNetwork,
+    CreateVm,
+    Exec,
+    ExportDisk,
+    GrowDisk,
+    ImportImage,
+    NicChange,
+    NicRequest,
+    StopVm,
+)
+from ramet.model.views import CheckView, CloneForecast, ExecResult, HostView, TreeNode, VmView
+from ramet.network.manager import Networks
+from ramet.storage.images import export
+from ramet.storage.layers import LayerStore
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+class Host:
+    """One host. `open` composes it, recovers what a former daemon left, and ends it; VMs go on without it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        floor: Floor,
+        tasks: TaskManager,
+        events: EventLog,
+        journal: Journal,
+        accelerator: AcceleratorReport,
+    ) -> None:
+        self.settings = settings
+        self.tasks = tasks
+        self.events = events
+        self._floor = floor
+        self._journal = journal
+        self._report = accelerator
+        self._locks = VmLocks(name_of=self._name_of)
+        self._vms = VmDesk(floor, tasks, self._locks)
+        self._clones = CloneDesk(floor, tasks, self._locks)
+        self._guests = GuestDesk(floor, tasks)
+        self._stock = StockDesk(floor, tasks)
+        self._asked: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
+
+    # -- life ------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(cls, settings: Settings) -> AsyncIterator[Self]:
+        """Raises UnsupportedError, with the remedy, when this host cannot run VMs at all."""
+        async with contextlib.AsyncExitStack() as stack:
+            paths = StatePaths(settings.state_dir)
+            paths.prepare()
+            store = await SqliteStore.open(paths.inventory)
+            stack.push_async_callback(store.aclose)
+            inventory = await stack.enter_async_context(Inventory.open(store))
+            events = await stack.enter_async_context(EventLog.open(paths.root / "events.jsonl"))
+            journal = Journal(inventory.journal)
+            book = HostBook(inventory, events, journal, paths)
+            qemu = await find_qemu(settings.qemu_binary)
+            report = await _probe(qemu, inventory, paths)
+            rooms = await _rooms(settings, paths, qemu, report, book, stack)
+            tasks = await stack.enter_async_context(TaskManager.open(store))
+            host = cls(settings, Floor(rooms, inventory), tasks, events, journal, report)
+            stack.push_async_callback(host._let_go)
+            book.on_forgotten = host._floor.drop
+            await host._begin(book)
+            stack.push_async_callback(_ended, asyncio.create_task(host._serve_guests(), name="guests' requests"))
+            rotator = Rotator(paths.root / "vms", settings)
+            stack.push_async_callback(_ended, asyncio.create_task(rotator.run(), name="rotate logs"))
+            yield host
+
+    async def _begin(self, book: HostBook) -> None:
+        book.on_freeze_asked = lambda vm_id: self._asked.put_nowait(("freeze", vm_id))
+        book.on_restart_asked = lambda vm_id: self._asked.put_nowait(("restart", vm_id))
+        await self._stock.ensure_networks()
+        await Recovery(self._floor, self._journal).run()
+        await self._stock.collect_directories()
+        for live in list(self._floor.machines.values()):
+            if live.vm.machine.autostart and live.vm.state is VmState.OFF:
+                with contextlib.suppress(RametError):
+                    await self._vms.start(live.id)
+
+    async def _serve_guests(self) -> None:
+        """Guests that freeze themselves, or must be started again after a reset."""
+        while True:
+            kind, vm_id = await self._asked.get()
+            try:
+                if kind == "freeze":
+                    await self._clones.freeze_for_guest(vm_id)
+                else:
+                    await self._vms.start(vm_id)
+            except RametError as exc:
+                log.warning("a guest's request could not be served", request=kind, vm=vm_id, error=str(exc))
+
+    async def stop_all_vms(self) -> None:
+        """Cut the power of every VM: for the end of demonstrations and tests."""
+        for live in list(self._floor.machines.values()):
+            if live.vm.is_on:
+                with contextlib.suppress(RametError):
+                    await power.power_off(live)
+
+    async def _let_go(self) -> None:
+        """The daemon ends, its VMs do not."""
+        for live in list(self._floor.machines.values()):
+            await live.detach()
+        on = any(vm.is_on for vm in self._floor.inventory.vms())
+        await self._floor.rooms.networks.close(remove_namespace=not on)
+
+    def _name_of(self, vm_id: str) -> str:
+        live = self._floor.machines.get(vm_id)
+        return live.name if live else vm_id
+
+    # -- VMs -------------------------------------------------------------------------------------------------------
+
+    async def create_vm(self, request: CreateVm, by_uid: int | None = None) -> Task:
+        return await self._vms.create(request, by_uid)
+
+    async def list_vms(self) -> list[VmView]:
+        machines = sorted(self._floor.machines.values(), key=lambda live: live.name)
+        users = await asyncio.to_thread(self._floor.layer_users)
+        return [await self._view(live, users) for live in machines]
+
+    async def show_vm(self, ref: str) -> VmView:
+        live = self._floor.find(ref)
+        return await self._view(live, await asyncio.to_thread(self._floor.layer_users))
+
+    async def _view(self, live: LiveMachine, users: dict[str, int]) -> VmView:
+        addresses = await self._guests.addresses(live)
+        busy = self._locks.busy_with(live.id)
+        return await asyncio.to_thread(vm_view, live, layer_users=users, addresses=addresses, busy_with=busy)
+
+    async def start_vm(self, ref: str) -> Task:
+        return await self._vms.start(ref)
+
+    async def stop_vm(self, ref: str, request: StopVm) -> Task:
+        return await self._vms.stop(ref, request)
+
+    async def restart_vm(self, ref: str, hard: bool = False) -> Task:
+        return await self._vms.restart(ref, hard)
+
+    async def suspend_vm(self, ref: str) -> Task:
+        return await self._vms.suspend(ref)
+
+    async def resume_vm(self, ref: str) -> Task:
+        return await self._vms.resume(ref)
+
+    async def freeze_vm(self, ref: str) -> Task:
+        return await self._clones.freeze(ref)
+
+    async def thaw_vm(self, ref: str) -> Task:
+        return await self._vms.thaw(ref)
+
+    async def change_vm(self, ref: str, request: ChangeVm) -> VmView:
+        return await self._shown(await self._vms.change(ref, request))
+
+    async def remove_vm(self, ref: str, force: bool = False) -> Task:
+        return await self._vms.remove(ref, force)
+
+    async def _shown(self, live: LiveMachine) -> VmView:
+        return await self.show_vm(live.id)
+
+    # -- clones ----------------------------------------------------------------------------------------------------
+
+    async def clone_vm(self, ref: str, request: CloneVm, by_uid: int | None = None) -> Task:
+        return await self._clones.clone(ref, request, by_uid)
+
+    async def forecast_clone(self, ref: str, request: CloneVm) -> CloneForecast:
+        return await self._clones.forecast(ref, request)
+
+    async def tree(self) -> list[TreeNode]:
+        children = lineage_children(self._floor.inventory.vms())
+
+        def node(vm: Vm) -> TreeNode:
+            return TreeNode(
+                id=vm.id,
+                name=vm.name,
+                state=vm.state.value,
+                workflow=vm.lineage.workflow if vm.lineage else None,
+                children=tuple(node(child) for child in children.get(vm.id, [])),
+            )
+
+        return [node(vm) for vm in children.get(None, [])]
+
+    # -- hardware --------------------------------------------------------------------------------------------------
+
+    async def _reconfigure(self, ref: str, what: str, change: Any) -> VmView:
+        live = self._floor.find(ref)
+        async with self._locks.hold(live.id, what, wait_s=5.0):
+            await change(live)
+        return await self._shown(live)
+
+    async def change_nic(self, ref: str, change: NicChange) -> VmView:
+        return await self._reconfigure(ref, "change a NIC", lambda live: hardware.change_nic(live, change))
+
+    async def add_nic(self, ref: str, request: NicRequest) -> VmView:
+        return await self._reconfigure(ref, "add a NIC", lambda live: hardware.add_nic(live, request))
+
+    async def remove_nic(self, ref: str, nic_id: str) -> VmView:
+        return await self._reconfigure(ref, "remove a NIC", lambda live: hardware.remove_nic(live, nic_id))
+
+    async def add_disk(self, ref: str, request: AddDisk) -> VmView:
+        return await self._reconfigure(ref, "add a disk", lambda live: hardware.add_disk(live, request.size_mib))
+
+    async def grow_disk(self, ref: str, disk_id: str, request: GrowDisk) -> VmView:
+        return await self._reconfigure(
+            ref, "grow a disk", lambda live: hardware.grow_disk(live, disk_id, request.size_mib)
+        )
+
+    async def remove_disk(self, ref: str, disk_id: str) -> VmView:
+        view = await self._reconfigure(ref, "remove a disk", lambda live: hardware.remove_disk(live, disk_id))
+        await self._floor.collect_layers()
+        return view
+
+    async def export_disk(self, ref: str, disk_id: str, request: ExportDisk) -> Task:
+        live = self._floor.find(ref)
+        disk = hardware.find_disk(live, disk_id)
+        if live.vm.state not in (VmState.OFF, VmState.SUSPENDED, VmState.FROZEN):
+            raise StateError(
+                f"{live.name!r} is {live.vm.state.value} and writes to {disk_id}.",
+                hint="Stop, suspend or freeze it first, or export the disk of a clone.",
+                state=live.vm.state.value,
+                operation="export",
+            )
+        layer = self._clones.moment_of(live).layers[disk_id] if live.vm.frozen else disk.layer
+
+        async def work(handle: TaskHandle) -> Any:
+            async with self._locks.hold(live.id, "export", wait_s=5.0):
+                await export(self._floor.rooms.layers, layer, Path(request.path), request.format, handle.progress)
+            return {"path": request.path}
+
+        return await self.tasks.start("disk.export", live.name, work, vm_id=live.id, cancellable=True)
+
+    # -- guests ----------------------------------------------------------------------------------------------------
+
+    async def exec_in_vm(self, ref: str, request: Exec) -> ExecResult:
+        return await self._guests.exec(ref, request)
+
+    def read_file(self, ref: str, path: str) -> AsyncIterator[bytes]:
+        return self._guests.read_file(ref, path)
+
+    async def write_file(self, ref: str, path: str, chunks: AsyncIterator[bytes], mode: int | None = None) -> None:
+        await self._guests.write_file(ref, path, chunks, mode)
+
+    async def screenshot(self, ref: str) -> bytes:
+        return await hardware.screenshot(self._floor.find(ref))
+
+    async def console_log(self, ref: str, max_bytes: int) -> bytes:
+        return await self._guests.console_log(ref, max_bytes)
+
+    async def install_tools(self, ref: str) -> Task:
+        return await self._guests.install_tools(ref)
+
+    async def open_stream(self, kind: str, ref: str, port: int | None = None) -> Any:
+        return await self._guests.open_stream(kind, ref, port)
+
+    async def address_of(self, ref: str) -> str:
+        return await self._guests.address_of(ref)
+
+    # -- images and networks ---------------------------------------------------------------------------------------
+
+    async def build_image(self, request: BuildImage) -> Task:
+        return await self._stock.build(request)
+
+    async def import_image(self, request: ImportImage) -> Task:
+        return await self._stock.import_image(request)
+
+    async def list_images(self) -> list[Image]:
+        return self._stock.images()
+
+    async def remove_image(self, name: str) -> None:
+        await self._stock.remove_image(name)
+
+    async def create_network(self, request: CreateNetwork) -> Network:
+        return await self._stock.create_network(request)
+
+    async def list_networks(self) -> list[Network]:
+        return self._stock.networks()
+
+    async def remove_network(self, name: str) -> None:
+        await self._stock.remove_network(name)
+
+    # -- the host --------------------------------------------------------------------------------------------------
+
+    async def host_view(self) -> HostView:
+        vms = self._floor.inventory.vms()
+        return HostView(
+            version=ramet.__version__,
+            state_dir=str(self.settings.state_dir),
+            pid=os.getpid(),
+            uid=os.geteuid(),
+            privileged=self._floor.rooms.networks.privileged,
+            qemu_version=self._floor.rooms.qemu.version_text,
+            accelerator=self._report.accelerator.value,
+            vms_total=len(vms),
+            vms_on=sum(vm.is_on for vm in vms),
+            settings=self.settings.as_dict(),
+        )
+
+    async def doctor(self) -> list[CheckView]:
+        return await examine(self.settings, self._floor.rooms, self._report)
+
+    async def selftest(self) -> Task:
+        """Boot a small guest here, clone it live and frozen, compare checksums: the proof on the user's own host."""
+
+        async def work(handle: TaskHandle) -> Any:
+            return await selftest(self, handle)
+
+        return await self.tasks.start("doctor.selftest", "this host", work, cancellable=True)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+async def _probe(qemu: Qemu, inventory: Inventory, paths: StatePaths) -> AcceleratorReport:
+    kernels = [Path(image.kernel) for image in inventory.images.all() if image.kernel]
+    return await probe(qemu, kernels[0] if kernels else None, paths.root)
+
+
+async def _rooms(
+    settings: Settings,
+    paths: StatePaths,
+    qemu: Qemu,
+    report: AcceleratorReport,
+    book: HostBook,
+    stack: contextlib.AsyncExitStack,
+) -> Rooms:
+    problem = library_problem()
+    if problem is not None:
+        raise UnsupportedError(problem, hint="'ramet doctor' says more.")
+    user = _qemu_user(settings.qemu_user)
+    networks = Networks(paths.root, qemu_uid=user.uid if user else None)
+    await networks.start()
+    stun = StunHelper()
+    await stun.start()
+    stack.push_async_callback(stun.close)
+    return Rooms(
+        paths=paths,
+        qemu=qemu,
+        accelerator=report.accelerator,
+        native=install_native(paths.native),
+        user=user,
+        layers=LayerStore(paths.layers, (user.uid, user.gid) if user else None),
+        networks=networks,
+        stun=stun,
+        cgroups=Cgroups.detect(paths.root),
+        book=book,
+        limits=replace(
+            Limits(), chain_bound=settings.chain_bound, stun_bound_ms=settings.stun_bound_ms
+        ),
+    )
+
+
+def _qemu_user(name: str) -> QemuUser | None:
+    """The unprivileged user QEMU runs as; None (the daemon's own) when we are not root or there is no such user."""
+    if os.geteuid() != 0:
+        return None
+    try:
+        return QemuUser.find(name)
+    except (KeyError, NotFoundError):
+        return None
+
+

@@ -1,0 +1,197 @@
+"""Images and port groups: what VMs are made from, and what they are plugged into."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from ramet.errors import ConflictError, NotFoundError
+from ramet.guest.images import BuiltImage, build_debian, build_micro
+from ramet.host.floor import Floor
+from ramet.host.tasks import TaskHandle, TaskManager
+from ramet.model.host import Image, Network, Task
+from ramet.model.machine import DEFAULT_NETWORK
+from ramet.model.requests import BuildImage, CreateNetwork, ImportImage
+from ramet.model.units import new_id
+from ramet.storage.images import adopt_disk, import_file
+
+
+class StockDesk:
+    """Images are made by tasks; port groups at once."""
+
+    def __init__(self, floor: Floor, tasks: TaskManager) -> None:
+        self._floor = floor
+        self._tasks = tasks
+        self._building: set[str] = set()
+
+    # -- images ----------------------------------------------------------------------------------------------------
+
+    def images(self) -> list[Image]:
+        return self._floor.inventory.images.all()
+
+    async def build(self, request: BuildImage) -> Task:
+        name = request.name or request.recipe
+        self._check_free(name, replace=request.force)
+
+        async def work(handle: TaskHandle) -> Image:
+            directory = self._floor.rooms.paths.images / f"{name}-{new_id()}"
+            try:
+                with handle.step("build"):
+                    built = await _build(request, directory, handle)
+                with handle.step("take in"):
+                    image = await self._take_in(name, request.recipe, built)
+                    return await self._keep(image)
+            except BaseException:
+                await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+                raise
+
+        return await self._start("image.build", name, work)
+
+    async def _start(self, kind: str, name: str, work: Any) -> Task:
+        self._building.add(name)
+
+        async def guarded(handle: TaskHandle) -> Any:
+            try:
+                return await work(handle)
+            finally:
+                self._building.discard(name)
+
+        return await self._tasks.start(kind, name, guarded, cancellable=True)
+
+    def _check_free(self, name: str, *, replace: bool = False) -> None:
+        if name in self._building:
+            raise ConflictError(f"The image {name!r} is being made.", hint="See 'ramet task ls'.")
+        if not replace and self._floor.inventory.images.get(name) is not None:
+            raise ConflictError(
+                f"There is an image {name!r} already.", hint="Remove it, choose another name, or build with --force."
+            )
+
+    async def _take_in(self, name: str, recipe: str, built: BuiltImage) -> Image:
+        layers: tuple[str, ...] = ()
+        if built.disk is not None:
+            layer_id = f"img-{new_id()}"
+            await adopt_disk(self._floor.rooms.layers, built.disk, layer_id=layer_id)
+            layers = (layer_id,)
+        return Image(
+            name=name,
+            recipe=recipe,
+            layers=layers,
+            sizes_bytes=(built.disk_size_bytes,) if layers else (),
+            kernel=str(built.kernel) if built.kernel else None,
+            initrd=str(built.initrd) if built.initrd else None,
+            append=built.append,
+            memory_mib=built.memory_mib,
+            sha256=built.sha256,
+            created_at=time.time(),
+        )
+
+    async def _keep(self, image: Image) -> Image:
+        old = self._floor.inventory.images.get(image.name)
+        await self._floor.inventory.images.put(image)
+        if old is not None:
+            await self._discard_files(old)
+        self._floor.rooms.book.emit("image.made", f"The image {image.name} is ready.")
+        return image
+
+    async def import_image(self, request: ImportImage) -> Task:
+        path = Path(request.path)
+        name = request.name or path.stem
+        self._check_free(name)
+        if not path.is_file():
+            raise NotFoundError(f"There is no file {path}.", hint="Give the path of a qcow2, raw or vmdk file.")
+
+        async def work(handle: TaskHandle) -> Image:
+            with handle.step("import"):
+                disk = await import_file(self._floor.rooms.layers, path, handle.progress)
+            image = Image(
+                name=name,
+                recipe="import",
+                layers=(disk.layer_id,),
+                sizes_bytes=(disk.size_bytes,),
+                firmware=request.firmware.value,
+                sha256={path.name: disk.sha256},
+                created_at=time.time(),
+            )
+            return await self._keep(image)
+
+        return await self._start("image.import", name, work)
+
+    async def remove_image(self, name: str) -> None:
+        """VMs made from it go on: they hold its layers. A kernel they boot from must stay."""
+        image = self._floor.inventory.images.find(name)
+        users = [live.name for live in self._floor.machines.values() if self._boots_from(live.vm.machine.kernel, image)]
+        if users:
+            raise ConflictError(
+                f"The image {name!r} holds the kernel that {users[0]!r} boots.", hint="Remove that VM first."
+            )
+        await self._floor.inventory.images.remove(name)
+        await self._discard_files(image)
+
+    @staticmethod
+    def _boots_from(kernel: Any, image: Image) -> bool:
+        return kernel is not None and kernel.kernel == image.kernel
+
+    async def _discard_files(self, image: Image) -> None:
+        users = [live for live in self._floor.machines.values() if self._boots_from(live.vm.machine.kernel, image)]
+        if image.kernel is not None and not users:
+            await asyncio.to_thread(shutil.rmtree, Path(image.kernel).parent, ignore_errors=True)
+        await self._floor.collect_layers()
+
+    async def collect_directories(self) -> None:
+        """At start: directories of builds that a crash cut off."""
+        kept = {Path(image.kernel).parent for image in self.images() if image.kernel}
+        kept |= {Path(live.vm.machine.kernel.kernel).parent for live in self._floor.machines.values()
+                 if live.vm.machine.kernel}  # fmt: skip
+        for directory in self._floor.rooms.paths.images.iterdir():
+            if directory not in kept:
+                await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+
+    # -- port groups -----------------------------------------------------------------------------------------------
+
+    def networks(self) -> list[Network]:
+        return self._floor.inventory.networks.all()
+
+    async def create_network(self, request: CreateNetwork) -> Network:
+        """Raises ConflictError (name, overlapping addresses), PrivilegeError; nothing is left then."""
+        if self._floor.inventory.networks.get(request.name) is not None:
+            raise ConflictError(f"There is a port group {request.name!r} already.", hint="Choose another name.")
+        network = await self._floor.rooms.networks.ensure(Network.model_validate(request.model_dump()))
+        await self._floor.inventory.networks.add(network)
+        self._floor.rooms.book.emit("network.created", f"The port group {network.name} was created.")
+        return network
+
+    async def remove_network(self, name: str) -> None:
+        network = self._floor.inventory.networks.find(name)
+        users = [
+            live.name
+            for live in self._floor.machines.values()
+            for nic in live.vm.machine.nics
+            if nic.network == name
+        ]
+        if users:
+            raise ConflictError(
+                f"The port group {name!r} is used by {users[0]!r}.", hint="Move its NIC to another, or remove the VM."
+            )
+        await self._floor.inventory.networks.remove(name)
+        await self._floor.rooms.networks.remove(network.name)
+        self._floor.rooms.book.emit("network.removed", f"The port group {name} was removed.")
+
+    async def ensure_networks(self) -> None:
+        """At start: what the inventory knows exists in the kernel, and a default port group where one may."""
+        if self._floor.rooms.networks.problem is not None:
+            return
+        if self._floor.inventory.networks.get(DEFAULT_NETWORK) is None:
+            await self.create_network(CreateNetwork(name=DEFAULT_NETWORK, dhcp=True))
+        for network in self.networks():
+            await self._floor.rooms.networks.ensure(network)
+
+
+async def _build(request: BuildImage, directory: Path, handle: TaskHandle) -> BuiltImage:
+    if request.recipe == "micro":
+        return await build_micro(directory, handle.progress)
+    return await build_debian(
+        directory, size_mib=request.size_mib, packages=request.packages, progress=handle.progress
+    )

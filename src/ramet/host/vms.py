@@ -1,0 +1,187 @@
+"""Operations on single VMs, as tasks under the VM's lock. What each needs and does stands in ``machine``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from ramet.clone import workflows
+from ramet.clone.check import available_memory_bytes
+from ramet.errors import BusyError, CapacityError, UsageError
+from ramet.host.creating import create
+from ramet.host.floor import Floor
+from ramet.host.locks import VmLocks
+from ramet.host.tasks import TaskHandle, TaskManager
+from ramet.machine import power
+from ramet.machine.lifecycle import Operation, allows, next_state
+from ramet.machine.live import LiveMachine
+from ramet.model.host import Task
+from ramet.model.machine import VmState
+from ramet.model.requests import ChangeVm, CreateVm, StopVm
+from ramet.model.units import MIB, format_bytes
+
+MEMORY_RESERVE_BYTES = 256 * MIB
+
+
+class VmDesk:
+    """Starts tasks for what callers ask of one VM."""
+
+    def __init__(self, floor: Floor, tasks: TaskManager, locks: VmLocks) -> None:
+        self._floor = floor
+        self._tasks = tasks
+        self._locks = locks
+
+    async def create(self, request: CreateVm, by_uid: int | None) -> Task:
+        with self._floor.reserve(request.name):  # a taken name is told at once, not by a task
+            pass
+
+        async def work(handle: TaskHandle) -> Any:
+            with self._floor.reserve(request.name), handle.step("create"):
+                live = await create(self._floor, request)
+            if request.start:
+                async with self._locks.hold(live.id, "start"):
+                    with handle.step("start"):
+                        await self.start_now(live)
+            return {"id": live.id, "name": live.name}
+
+        return await self._tasks.start("vm.create", request.name, work, cancellable=True, by_uid=by_uid)
+
+    async def start(self, ref: str) -> Task:
+        live = self._floor.find(ref)
+        operation = Operation.RESUME if live.vm.state is VmState.SUSPENDED else Operation.START
+        return await self._run(live, "vm.start", operation, lambda _: self.start_now(live), cancellable=True)
+
+    async def start_now(self, live: LiveMachine) -> None:
+        """Under the VM's lock."""
+        check_memory(live)
+        await power.start(live)
+
+    async def resume(self, ref: str) -> Task:
+        live = self._floor.find(ref)
+
+        async def work(_: TaskHandle) -> None:
+            if live.vm.state is VmState.SUSPENDED:
+                await self.start_now(live)
+            else:
+                await power.resume_paused(live)
+
+        return await self._run(live, "vm.resume", Operation.RESUME, work)
+
+    async def stop(self, ref: str, request: StopVm) -> Task:
+        live = self._floor.find(ref)
+        operation = Operation.KILL if request.hard else Operation.STOP
+        return await self._run(
+            live, "vm.stop", operation, lambda _: power.stop(live, hard=request.hard, timeout_s=request.timeout_s)
+        )
+
+    async def restart(self, ref: str, hard: bool) -> Task:
+        live = self._floor.find(ref)
+        return await self._run(
+            live, "vm.restart", Operation.RESTART, lambda _: power.restart(live, hard=hard, timeout_s=60.0)
+        )
+
+    async def suspend(self, ref: str) -> Task:
+        live = self._floor.find(ref)
+        return await self._run(live, "vm.suspend", Operation.SUSPEND, lambda _: power.suspend(live))
+
+    async def thaw(self, ref: str) -> Task:
+        live = self._floor.find(ref)
+        return await self._run(live, "vm.thaw", Operation.THAW, lambda _: workflows.thaw(live))
+
+    async def change(self, ref: str, request: ChangeVm) -> LiveMachine:
+        """Hardware only while off; names, keys and flags at any time."""
+        live = self._floor.find(ref)
+        if request.memory_mib is not None or request.vcpus is not None:
+            next_state(live.vm.state, Operation.RECONFIGURE, name=live.name)
+        async with self._locks.hold(live.id, "change"):
+            with contextlib.ExitStack() as names:
+                if request.name is not None and request.name != live.name:
+                    names.enter_context(self._floor.reserve(request.name))
+                await live.change(machine=live.vm.machine.changed(**_changes(live, request)))
+        return live
+
+    async def remove(self, ref: str, force: bool) -> Task:
+        live = self._floor.find(ref)
+        if not force:
+            next_state(live.vm.state, Operation.REMOVE, name=live.name)
+
+        async def work(handle: TaskHandle) -> None:
+            if live.vm.is_on:
+                with handle.step("stop"):
+                    await power.power_off(live)
+            with handle.step("remove"):
+                await self.remove_now(live)
+
+        return await self._run(live, "vm.remove", None, work)
+
+    async def remove_now(self, live: LiveMachine) -> None:
+        """Under the VM's lock, of a VM that is off."""
+        vm = live.vm
+        async with self._floor.rooms.book.operation("remove", vm.id, {"clones": [vm.id]}):
+            await live.detach()
+            await self._floor.rooms.book.forget(vm.id)
+            for directory in (self._floor.rooms.paths.vm(vm.id), self._floor.rooms.paths.vm_run(vm.id)):
+                await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+        self._floor.rooms.book.emit("vm.removed", f"{vm.name} was removed.", vm)
+        await self._floor.collect_layers()
+
+    async def _run(
+        self,
+        live: LiveMachine,
+        kind: str,
+        operation: Operation | None,
+        work: Callable[[TaskHandle], Awaitable[Any]],
+        *,
+        cancellable: bool = False,
+    ) -> Task:
+        """Refuse at once what the lifecycle or another operation forbids; then work under the lock, checked again."""
+        if operation is not None and not allows(live.vm.state, operation):
+            next_state(live.vm.state, operation, name=live.name)
+        require_free(self._locks, live)
+
+        async def under_lock(handle: TaskHandle) -> Any:
+            async with self._locks.hold(live.id, kind.removeprefix("vm."), wait_s=5.0):
+                with handle.step(kind.removeprefix("vm.")):
+                    await work(handle)
+            return {"id": live.id, "name": live.name, "state": live.vm.state.value}
+
+        return await self._tasks.start(kind, live.name, under_lock, vm_id=live.id, cancellable=cancellable)
+
+
+def _changes(live: LiveMachine, request: ChangeVm) -> dict[str, Any]:
+    update: dict[str, Any] = request.model_dump(
+        include={"name", "memory_mib", "vcpus", "autostart"}, exclude_none=True
+    )
+    if request.cpu_limit_percent is not None:
+        update["cpu_limit_percent"] = request.cpu_limit_percent or None
+    config = {**live.vm.machine.extra_config, **{k.lower(): v for k, v in request.set_config.items()}}
+    for key in request.unset_config:
+        if key.lower() not in config:
+            raise UsageError(f"{live.name!r} has no key {key!r}.", hint="See 'ramet vm show --json'.")
+        del config[key.lower()]
+    update["extra_config"] = config
+    return update
+
+
+def check_memory(live: LiveMachine) -> None:
+    """A guest touches all of its memory sooner or later: it must fit. CapacityError says by how much it does not."""
+    available, needed = available_memory_bytes(), live.vm.machine.memory_mib * MIB + MEMORY_RESERVE_BYTES
+    if needed > available:
+        raise CapacityError(
+            f"{live.name!r} needs {format_bytes(needed)} of memory; {format_bytes(available)} is available.",
+            hint="Stop other VMs, or give it less memory: ramet vm set NAME --memory SIZE.",
+        )
+
+
+def require_free(locks: VmLocks, live: LiveMachine, *, shared: str | None = None) -> None:
+    """BusyError at once, rather than a task that waits, when another operation holds the VM."""
+    busy = locks.busy_with(live.id)
+    if busy is not None and busy != shared:
+        raise BusyError(
+            f"{live.name!r} is busy: {busy} is running.",
+            hint="Try again when it is done; 'ramet task ls' shows it.",
+            operation=busy,
+        )
