@@ -13,7 +13,7 @@ the card (the guest's driver reloaded) brings out the clone's own one, which its
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from ramet.errors import UsageError
@@ -34,8 +34,8 @@ class Patch:
     data: bytes
 
 
-def replace_macs(stream: bytes, replacements: Mapping[str, tuple[str, str]]) -> bytes:
-    """The stream with other MAC addresses, of the same length. See `mac_patches`."""
+def replace_macs(stream: bytes, replacements: Mapping[str, str]) -> bytes:
+    """The stream with other MAC addresses (old -> new), of the same length. See `mac_patches`."""
     patched = bytearray(stream)
     for patch in mac_patches(stream, replacements):
         patched[patch.offset : patch.offset + len(patch.data)] = patch.data
@@ -43,18 +43,19 @@ def replace_macs(stream: bytes, replacements: Mapping[str, tuple[str, str]]) -> 
 
 
 def mac_patches(
-    stream: bytes, replacements: Mapping[str, tuple[str, str]], *, state: DeviceState | None = None
+    stream: bytes, replacements: Mapping[str, str], *, state: DeviceState | None = None
 ) -> tuple[Patch, ...]:
-    """What to write where, for `replacements` of card -> (old address, new address).
+    """What to write where, so that the card with an old address has the new one: `replacements` is old -> new.
 
-    A card is named by its section (``0000:00:03.0/virtio-net``) or by any other key, and then found by its old
-    address. `state` saves the parsing when many clones are made of one stream.
-    Raises DamagedError when the stream is broken or has no such card, UsageError when an address is not one.
+    Addresses may be exchanged among cards. `state` saves the parsing when many clones are made of one stream.
+    Raises DamagedError when the stream is broken or has too few cards, UsageError when an address is not one.
     """
     state = state or parse(stream)
-    wanted = {key: (_address(old), _address(new)) for key, (old, new) in replacements.items()}
-    chosen = _assign(stream, state, {key: old for key, (old, _) in wanted.items()})
-    return tuple(patch for key, section in chosen.items() for patch in _section_patches(stream, section, *wanted[key]))
+    wanted = {_address(old): _address(new) for old, new in replacements.items()}
+    chosen = _assign(stream, state, wanted)
+    return tuple(
+        patch for old, section in chosen.items() for patch in _section_patches(stream, section, old, wanted[old])
+    )
 
 
 def _address(text: str) -> bytes:
@@ -67,30 +68,22 @@ def _address(text: str) -> bytes:
         raise UsageError(f"{text!r} is not a MAC address.") from exc
 
 
-def _assign(stream: bytes, state: DeviceState, wanted: Mapping[str, bytes]) -> dict[str, Section]:
-    """Which section each card is. Two may hold one address (a bond's), so the best match is taken first."""
+def _assign(stream: bytes, state: DeviceState, addresses: Collection[bytes]) -> dict[bytes, Section]:
+    """Which card has which address. Two may have the same (in a bond), so the best match is taken first."""
     free = [section for section in state.devices if section.device and section.device.vmsd_name in NIC_MODELS]
-    chosen = {key: section for key in wanted for section in free if section.name == key}
-    free = [section for section in free if section not in chosen.values()]
+    if len(addresses) > len(free):
+        raise damaged(f"it has {len(free)} network cards, not {len(addresses)}")
     matches = [
-        (len(_places(stream, section, old)), -index, key, section)
-        for key, old in wanted.items()
-        if key not in chosen
+        (sum(1 for _ in _section_patches(stream, section, address, address)), -index, address, section)
+        for address in addresses
         for index, section in enumerate(free)
     ]
-    for count, _, key, section in sorted(matches, key=lambda match: match[:2], reverse=True):
-        if count and key not in chosen and section in free:
-            chosen[key] = section
+    chosen: dict[bytes, Section] = {}
+    for count, _, address, section in sorted(matches, key=lambda match: match[:3], reverse=True):
+        if count and address not in chosen and section in free:
+            chosen[address] = section
             free.remove(section)
-    # A card whose address the stream does not have is a vmxnet3, or one that the guest gave another address.
-    missing = [key for key in wanted if key not in chosen]
-    if len(missing) > len(free):
-        raise damaged(f"it has no network card for {', '.join(missing)}")
     return chosen
-
-
-def _places(stream: bytes, section: Section, old: bytes) -> list[Patch]:
-    return list(_section_patches(stream, section, old, old))
 
 
 def _section_patches(stream: bytes, section: Section, old: bytes, new: bytes) -> Iterator[Patch]:

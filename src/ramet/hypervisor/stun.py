@@ -1,0 +1,123 @@
+"""The stun helper: one small process a host that stops a VM, takes its state, forks it, and lets it run on.
+
+    python -m ramet.hypervisor.stun --fd N      (N: its end of a socketpair with the daemon)
+
+It is apart from the daemon so that a stun is never longer for the daemon's other work, and so that a dead daemon leaves
+no VM stopped. The dead man's rule: when the daemon's connection ends, a step fails, or the bound passes, the source is
+brought back to what it was, and children forked already are killed. One thread a VM, so stuns of several VMs overlap.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any, Final
+
+from ramet.errors import InternalError, RametError
+from ramet.hypervisor.stun_plan import StunPlan
+from ramet.hypervisor.stun_sequence import StunSequence
+from ramet.hypervisor.stun_wire import FrameDecoder, Message, receive, send
+
+_SEND_TIMEOUT_S: Final = 5.0
+_GIL_SWITCH_S: Final = 0.0005  # the default of 5 ms would be a third of a stun when two VMs are stunned at once
+_NICENESS: Final = -5
+
+
+class Helper:
+    """Reads plans from the daemon and runs each in a thread of its own, until the connection ends or it is told to."""
+
+    def __init__(self, daemon: socket.socket) -> None:
+        self._daemon = daemon
+        self._sending = threading.Lock()
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._threads: list[threading.Thread] = []
+
+    def stop(self) -> None:
+        """End soon, from a signal handler: every stun under way is called off, which restores its source."""
+        os.eventfd_write(self._wake_fd, 1)
+
+    def run(self) -> None:
+        decoder = FrameDecoder()
+        try:
+            self.tell({"what": "ready", "pid": os.getpid()})
+            self._read_plans(decoder)
+        finally:
+            self.stop()
+            for thread in self._threads:
+                thread.join()
+            decoder.close()
+
+    def tell(self, message: Message, fds: Sequence[int] = ()) -> None:
+        """Send one message to the daemon. Raises OSError when it is gone or does not read."""
+        with self._sending:
+            send(self._daemon, message, fds, timeout_s=_SEND_TIMEOUT_S)
+
+    def _read_plans(self, decoder: FrameDecoder) -> None:
+        poller = select.poll()
+        poller.register(self._daemon, select.POLLIN)
+        poller.register(self._wake_fd, select.POLLIN)
+        while self._wake_fd not in [fd for fd, _ in poller.poll()]:
+            messages = receive(self._daemon, decoder)
+            if messages is None:
+                return
+            for message, fds in messages:
+                self._start(message, fds)
+
+    def _start(self, message: Message, fds: list[int]) -> None:
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        if not self._threads:
+            gc.collect()  # automatic collection is off, so that none falls into a stun
+        thread = threading.Thread(target=self._serve, args=(message, fds), name=f"stun-{message.get('id')}")
+        self._threads.append(thread)
+        thread.start()
+
+    def _serve(self, message: Message, fds: list[int]) -> None:
+        number = message.get("id")
+
+        def notify(what: str, fields: dict[str, Any], handed: Sequence[int] = ()) -> None:
+            self.tell({"id": number, "what": what, **fields}, handed)
+
+        try:
+            StunSequence(StunPlan.from_wire(message["plan"], fds), notify, self._wake_fd).run()
+        except RametError as exc:
+            self._tell_failure(number, exc)
+        except Exception as exc:
+            self._tell_failure(number, InternalError(f"The stun helper has a bug: {exc!r}.", restored=True))
+            raise
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _tell_failure(self, number: Any, error: RametError) -> None:
+        with contextlib.suppress(OSError):
+            self.tell({"id": number, "what": "failed", "error": error.as_dict()})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="The stun helper. The daemon starts it.")
+    parser.add_argument("--fd", type=int, required=True, help="descriptor of the socket to the daemon")
+    options = parser.parse_args(argv)
+    gc.disable()
+    gc.freeze()
+    sys.setswitchinterval(_GIL_SWITCH_S)
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
+    with socket.socket(fileno=options.fd) as daemon:
+        daemon.setblocking(False)
+        helper = Helper(daemon)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's ^C is for the daemon, which ends us in order
+        signal.signal(signal.SIGTERM, lambda *_: helper.stop())
+        helper.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
