@@ -89,7 +89,8 @@ def compiler() -> list[str]:
 
 def find_problem() -> str | None:
     if platform.system() != "Linux" or platform.machine() != "x86_64":
-        return f"The fork library runs on Linux on x86-64 only so far; this is {platform.system()} on {platform.machine()}."
+        host = f"{platform.system()} on {platform.machine()}"
+        return f"The fork library runs on Linux on x86-64 only so far; this is {host}."
     if shutil.which(compiler()[0]) is None:
         return f"The fork library was not built: there was no C compiler ({compiler()[0]}) at installation."
     return None

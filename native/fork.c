@@ -85,7 +85,8 @@ static bool find_linker(const char *program, char linker[PATH_MAX], struct reaso
     uint64_t offset, bytes;
     int fd = open_elf(program, head, &length, why);
     if (fd < 0) return false;
-    bool ok = elf_find_interpreter(head, length, program, &offset, &bytes, why);
+    bool ok = !access(program, X_OK) || refuse(why, errno, "%s cannot be run", program);
+    ok = ok && elf_find_interpreter(head, length, program, &offset, &bytes, why);
     if (ok && (bytes < 2 || bytes > PATH_MAX || read_at(fd, linker, bytes, (off_t)offset) != (ssize_t)bytes ||
                linker[bytes - 1] || linker[0] != '/'))
         ok = refuse(why, -1, "%s names no dynamic linker", program);
@@ -333,8 +334,8 @@ bool fork_start(const struct request *request, const int *given, struct forked *
     char name[VMFORK_MAX_NAME + 1] = "";
     memcpy(fds, given, request->fdc * sizeof *fds);
     memcpy(name, request->name, strlen(request->name));
-    if (!ram_before_fork(why) || !image_open(request, &image, why)) return false;
-    bool ok = report_pipe(ends, why);
+    if (!image_open(request, &image, why)) return false;
+    bool ok = ram_before_fork(why) && report_pipe(ends, why);
     if (ok) {
         out->since_ns = now_ns();
         long pid = fork_sibling(&out->pidfd);

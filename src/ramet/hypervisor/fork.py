@@ -81,7 +81,7 @@ class ForkReply:
 
 @dataclass(frozen=True)
 class LibraryInfo:
-    """What the library says of its process. `generation` is 0 for a launched program, one more in each fork of a fork."""
+    """What the library says of its process. `generation` is 0 for a launched program, one more in a fork of it."""
 
     version: int
     pid: int

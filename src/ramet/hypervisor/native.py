@@ -1,4 +1,4 @@
-"""The native files: the library that is preloaded into QEMU, and the holder. Where they are, and how to launch under it.
+"""The native files: the library that is preloaded into QEMU, and the holder. Where they are, how to launch under it.
 
 Both are built with the package into ``ramet/_native``. A package under /root is out of reach for QEMU's own user, and
 an upgrade in place would change a file that running VMs have mapped, so the daemon copies them into a directory of its

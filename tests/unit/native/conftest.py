@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from native_kit import LIBRARY_SOURCES, NATIVE, PROGRAMS, Nursery, compile_c
+
+from ramet.hypervisor.fork import NativePaths
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    usable = platform.machine() == "x86_64" and shutil.which("cc")
+    for item in items:
+        if not usable and Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.skip(reason="needs x86-64 and a C compiler"))
+
+
+@pytest.fixture(scope="session")
+def native_paths(tmp_path_factory: pytest.TempPathFactory) -> NativePaths:
+    """The library and the holder of this tree, compiled with every warning an error."""
+    directory = tmp_path_factory.mktemp("native")
+    sources = [os.fspath(NATIVE / name) for name in LIBRARY_SOURCES]
+    flags = ["-O2", "-g", "-shared", "-fPIC", "-fvisibility=hidden", "-pthread", "-Wl,-z,now,-z,relro,-z,noexecstack"]
+    library = compile_c(directory / "vmfork.so", *flags, *sources, "-ldl")
+    holder = compile_c(directory / "vmfork-holder", "-O2", os.fspath(NATIVE / "holder.c"), "-ldl")
+    return NativePaths(library, holder)
+
+
+@pytest.fixture(scope="session")
+def guest_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compile_c(tmp_path_factory.mktemp("guest") / "guest", "-O1", os.fspath(PROGRAMS / "guest.c"), "-pthread")
+
+
+@pytest.fixture(scope="session")
+def pure_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pure parts of the library under AddressSanitizer and UndefinedBehaviorSanitizer."""
+    sanitizers = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    sources = (os.fspath(path) for path in (PROGRAMS / "pure.c", NATIVE / "request.c", NATIVE / "layout.c"))
+    return compile_c(tmp_path_factory.mktemp("pure") / "pure", "-O1", "-g", *sanitizers, f"-I{NATIVE}", *sources)
+
+
+@pytest.fixture
+def nursery(tmp_path: Path, native_paths: NativePaths, guest_program: Path) -> Iterator[Nursery]:
+    with Nursery(tmp_path, native_paths, guest_program) as nursery:
+        yield nursery
