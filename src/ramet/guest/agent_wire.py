@@ -1,0 +1,126 @@
+"""One connection to a qemu-guest-agent: lines of JSON, in step with the agent, every answer bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import secrets
+import socket
+from pathlib import Path
+from typing import Any
+
+from ramet.errors import GuestError
+
+_SENTINEL = b"\xff"
+_READ_BYTES = 256 * 1024
+_THREAD_FROM_BYTES = 1 << 20
+MAX_ANSWER_BYTES = 4 << 20
+_MAX_NOISE_BYTES = 128 << 20
+"""What may come before the answer to the synchronisation: the late answer of a command that was given up."""
+
+
+def _closed() -> GuestError:
+    return GuestError("The connection to the guest agent was closed.")
+
+
+class AgentWire:
+    """Make it with `open`; `close` when done, and after anything raised: it is out of step then."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._buffer = bytearray()
+
+    @classmethod
+    async def open(cls, path: Path) -> AgentWire:
+        """Connect and synchronise; waits as long as the guest's agent is not up (set a deadline outside).
+
+        Raises OSError when QEMU does not listen there, `GuestError` for nonsense.
+        """
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        wire = cls(sock)
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, str(path))
+            await wire._synchronise()
+        except BaseException:
+            wire.close()
+            raise
+        return wire
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def interrupt(self) -> None:
+        """Let whoever waits on this connection see its end. It must still be closed."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    async def send(self, command: str, arguments: dict[str, Any]) -> None:
+        request: dict[str, Any] = {"execute": command, **({"arguments": arguments} if arguments else {})}
+        await self._send(json.dumps(request).encode() + b"\n")
+
+    async def answer(self, max_bytes: int = MAX_ANSWER_BYTES) -> dict[str, Any]:
+        """The next answer, an object with "return" or "error"."""
+        return await _parsed(await self._until(b"\n", max_bytes))
+
+    async def _send(self, data: bytes) -> None:
+        try:
+            await asyncio.get_running_loop().sock_sendall(self._sock, data)
+        except OSError as exc:
+            raise _closed() from exc
+
+    async def _synchronise(self) -> None:
+        """Throw away what an earlier connection left, on both sides: the agent's parser restarts at 0xFF."""
+        number = secrets.randbits(31)
+        await self._send(_SENTINEL)
+        await self.send("guest-sync-delimited", {"id": number})
+        noise = 0
+        while noise < _MAX_NOISE_BYTES:
+            noise += await self._skip_past_sentinel()
+            line = await self._until(b"\n", MAX_ANSWER_BYTES)
+            noise += len(line)
+            if line == b'{"return": %d}' % number:
+                return
+        raise GuestError("The guest agent does not come into step.")
+
+    async def _skip_past_sentinel(self) -> int:
+        skipped = 0
+        while (at := self._buffer.find(_SENTINEL)) < 0:
+            skipped += len(self._buffer)
+            self._buffer.clear()
+            await self._fill()
+        del self._buffer[: at + 1]
+        return skipped + at + 1
+
+    async def _until(self, end: bytes, max_bytes: int) -> bytes:
+        searched = 0
+        while (at := self._buffer.find(end, searched)) < 0:
+            searched = len(self._buffer)
+            if searched > max_bytes:
+                raise GuestError(f"The guest agent's answer is larger than {max_bytes >> 20} MiB.")
+            await self._fill()
+        line = bytes(self._buffer[:at])
+        del self._buffer[: at + 1]
+        return line
+
+    async def _fill(self) -> None:
+        data = b""
+        with contextlib.suppress(OSError):
+            data = await asyncio.get_running_loop().sock_recv(self._sock, _READ_BYTES)
+        if not data:
+            raise _closed()
+        self._buffer += data
+
+
+async def _parsed(line: bytes) -> dict[str, Any]:
+    try:
+        if len(line) > _THREAD_FROM_BYTES:
+            answer = await asyncio.to_thread(json.loads, line)
+        else:
+            answer = json.loads(line)
+    except (ValueError, RecursionError) as exc:
+        raise GuestError("The guest agent's answer is not JSON.") from exc
+    if not isinstance(answer, dict) or ("return" in answer) == ("error" in answer):
+        raise GuestError("The guest agent's answer is neither a result nor an error.")
+    return answer
