@@ -6,14 +6,21 @@ Each check is a pure function of what `ramet.host.doctor_facts.gather` saw. A ch
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ramet.host.doctor_facts import QEMU_USER, TOOLS, Facts, gather
+from ramet.host.doctor_facts import TOOLS, Facts, gather
 from ramet.model.units import GIB, MIB, format_bytes
 from ramet.model.views import CheckView
+
+if TYPE_CHECKING:
+    from ramet.host.settings import Settings
+    from ramet.hypervisor.accelerator import AcceleratorReport
+    from ramet.machine.rooms import Rooms
 
 OLDEST_KERNEL = (5, 9)
 """The fork library needs close_range(2)."""
@@ -27,11 +34,22 @@ MAPS_PER_VM = 1024
 _CAP_NET_ADMIN, _CAP_SYS_ADMIN = 12, 21
 
 
-def examine(
-    state_dir: Path, *, qemu: str | None = None, accelerator: str | None = None, accelerator_reason: str = ""
-) -> list[CheckView]:
-    """Look and judge. Blocking, less than a second; the accelerator's verdict is the caller's, as it takes seconds."""
-    return checks(gather(state_dir, qemu=qemu, accelerator=accelerator, accelerator_reason=accelerator_reason))
+async def examine(settings: Settings, rooms: Rooms, report: AcceleratorReport) -> list[CheckView]:
+    """The daemon's checks: of its own QEMU, user and state, with the verdict of the accelerator's probe."""
+    facts = await asyncio.to_thread(
+        gather,
+        settings.state_dir,
+        qemu=settings.qemu_binary,
+        qemu_user=settings.qemu_user,
+        accelerator=report.accelerator.value,
+        accelerator_reason=report.reason,
+    )
+    return checks(facts)
+
+
+def examine_alone(state_dir: Path) -> list[CheckView]:
+    """Where no daemon runs: the same checks, without the probe, which takes seconds. Blocking, less than a second."""
+    return checks(gather(state_dir))
 
 
 def checks(facts: Facts) -> list[CheckView]:
@@ -142,12 +160,13 @@ def check_guest_kernel(facts: Facts) -> CheckView:
 def check_qemu_user(facts: Facts) -> CheckView:
     if facts.uid != 0:
         return _ok("QEMU user", "QEMU runs as you, as the daemon does")
+    name = facts.qemu_user_name
     if facts.qemu_user:
-        return _ok("QEMU user", QEMU_USER)
+        return _ok("QEMU user", name)
     return _warning(
         "QEMU user",
-        f"there is no user {QEMU_USER}: QEMU runs as root",
-        f"Make it: useradd --system --no-create-home --shell /usr/sbin/nologin {QEMU_USER}.",
+        f"there is no user {name}: QEMU runs as root",
+        f"Make it: useradd --system --no-create-home --shell /usr/sbin/nologin {name}.",
     )
 
 

@@ -19,7 +19,7 @@ from ramet.hypervisor.firmware import find_uefi
 from ramet.hypervisor.native import library, library_problem
 
 QEMU_USER = "ramet-qemu"
-"""QEMU's own system user, where the daemon is root."""
+"""QEMU's own system user, where the daemon is root, unless the settings name another."""
 
 _PROBE_TIMEOUT_S = 10.0
 
@@ -54,7 +54,9 @@ class Facts:
     guest_kernels: tuple[str, ...] = ()
     """Kernels that the probe could boot."""
     uid: int = 0
+    qemu_user_name: str = QEMU_USER
     qemu_user: bool = False
+    """Whether it exists."""
     capabilities: int = 0
     tun_opens: bool = False
     tools: dict[str, str | None] = field(default_factory=dict)
@@ -74,12 +76,17 @@ class Facts:
 
 
 def gather(
-    state_dir: Path, *, qemu: str | None = None, accelerator: str | None = None, accelerator_reason: str = ""
+    state_dir: Path,
+    *,
+    qemu: str = "qemu-system-x86_64",
+    qemu_user: str = QEMU_USER,
+    accelerator: str | None = None,
+    accelerator_reason: str = "",
 ) -> Facts:
-    """Look at the host. Blocking; raises nothing."""
+    """Look at the host. Blocking; raises nothing. The accelerator's verdict is the caller's to know."""
     # A daemon started by hand or by cron may lack the folders of administrators' programs in its PATH.
     path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
-    binary = shutil.which(qemu or "qemu-system-x86_64", path=path)
+    binary = shutil.which(qemu, path=path)
     total, available = _memory()
     cgroup, cgroup_writable = _cgroup()
     uefi = find_uefi()
@@ -98,7 +105,8 @@ def gather(
         accelerator_reason=accelerator_reason,
         guest_kernels=_guest_kernels(),
         uid=os.geteuid(),
-        qemu_user=_user_exists(QEMU_USER),
+        qemu_user_name=qemu_user,
+        qemu_user=_user_exists(qemu_user),
         capabilities=_capabilities(),
         tun_opens=_opens("/dev/net/tun"),
         tools={program: shutil.which(program, path=path) for program in TOOLS},
