@@ -147,7 +147,7 @@ def _send_release(bridge: str, packet: bytes, server: str) -> None:
 
 
 class Dhcp:
-    """The dnsmasq of every port group. `directory` (under the state directory) holds configurations and leases."""
+    """The dnsmasq of every port group. `directory`, which exists, holds configurations and leases."""
 
     def __init__(self, thread: NamespaceThread, directory: Path) -> None:
         self._thread = thread
@@ -225,7 +225,6 @@ class Dhcp:
     def _prepare(self, network: Network) -> ServiceSpec:
         """Write the configuration. Its name carries its own hash: a running dnsmasq tells by it what it runs with."""
         program = find_program("dnsmasq", "dnsmasq-base")
-        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         files = self._directory / network.bridge
         reservations = self._reservations.get(network.name, {})
         upstream = host_resolvers() if network.nat else ()

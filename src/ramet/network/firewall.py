@@ -111,15 +111,23 @@ def parse_guards(ruleset: object) -> dict[str, Guard]:
     """Tap -> guard, from the JSON of `nft -j list table bridge ramet`; what is not understood is passed over."""
     macs: dict[str, set[str]] = {}
     addresses: dict[str, set[str]] = {}
-    items = ruleset.get("nftables", []) if isinstance(ruleset, dict) else []
-    for item in items:
-        found = item.get("set", {}) if isinstance(item, dict) else {}
-        into = {"guard_mac": macs, "guard_ip": addresses}.get(found.get("name", ""))
-        for element in found.get("elem", []) if into is not None else []:
-            pair = element.get("concat") if isinstance(element, dict) else None
-            if into is not None and isinstance(pair, list) and len(pair) == 2:
+    for item in _items(ruleset, "nftables"):
+        found = _member(item, "set")
+        into = {"guard_mac": macs, "guard_ip": addresses}.get(str(_member(found, "name")))
+        for element in _items(found, "elem") if into is not None else ():
+            pair = _items(element, "concat")
+            if into is not None and len(pair) == 2:
                 into.setdefault(str(pair[0]), set()).add(str(pair[1]))
     return {
         tap: Guard(frozenset(macs.get(tap, ())), frozenset(addresses.get(tap, ())))
         for tap in macs.keys() | addresses.keys()
     }
+
+
+def _member(value: object, key: str) -> object:
+    return value.get(key) if isinstance(value, dict) else None
+
+
+def _items(value: object, key: str) -> list[object]:
+    found = _member(value, key)
+    return found if isinstance(found, list) else []

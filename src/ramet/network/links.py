@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -42,16 +43,23 @@ class Links:
         with _os_errors():
             return [_link(message) for message in self._ip.get_links()]
 
-    def find(self, name: str) -> Link | None:
-        return next((link for link in self.all() if link.name == name), None)
+    def exists(self, name: str) -> bool:
+        try:
+            self.index(name)
+        except OSError:
+            return False
+        return True
+
+    def is_up(self, name: str) -> bool:
+        """False also when there is no such interface."""
+        return any(link.up for link in self.all() if link.name == name)
 
     def index(self, name: str) -> int:
-        """Raises OSError ENODEV."""
-        with _os_errors():
-            found = self._ip.link_lookup(ifname=name)
-        if not found:
-            raise OSError(errno.ENODEV, f"no interface {name}")
-        return int(found[0])
+        """Raises OSError ENODEV. An ioctl: netlink, by way of Python, is a hundred times slower."""
+        try:
+            return socket.if_nametoindex(name)
+        except OSError as exc:  # without an errno before Python 3.13
+            raise OSError(errno.ENODEV, f"no interface {name}") from exc
 
     def add_bridge(self, name: str, mac: str, alias: str) -> None:
         """A bridge that learns and forwards from its first packet on, and sends nothing of its own.

@@ -73,6 +73,7 @@ class Networks:
         if self.problem is not None:
             return
         try:
+            await asyncio.to_thread(self._directory.mkdir, parents=True, exist_ok=True, mode=0o700)
             await asyncio.to_thread(self.namespace.ensure)
             await self._thread.start()
             await self._thread.netlink(portgroups.prepare_namespace)
@@ -82,14 +83,15 @@ class Networks:
 
     async def close(self, remove_namespace: bool = False) -> None:
         """Let everything go on for the guests; or, with `remove_namespace`, end it all and leave nothing."""
-        if self.privileged:
+        async with self._changing:
             await self._dhcp.close(end=remove_namespace)
             await (self._nat.stop() if remove_namespace else self._nat.release())
-        await self._thread.close()
-        if remove_namespace and self.privileged:
-            await asyncio.to_thread(self.namespace.remove)
-            await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
-        self.problem = "The network is closed."
+            await self._thread.close()
+            if remove_namespace:
+                await asyncio.to_thread(self.namespace.remove)
+                await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
+            self._groups.clear()
+            self.problem = "The network is closed."
 
     def _check(self) -> None:
         if self.problem is not None:
@@ -119,7 +121,8 @@ class Networks:
         """Make the port group, or make the one that is there as described; returns it with bridge and network.
 
         Raises UsageError, ConflictError (networks overlap), UnsupportedError (a program is missing), PrivilegeError:
-        nothing has changed then. ToolError, DeadlineError: what a new port group had is taken away again.
+        nothing has changed then. ToolError, DeadlineError: a new port group is taken away again, and one that was
+        there before is put back as it was, as far as that succeeds.
         """
         async with self._changing:
             planned = await self.plan(network)
@@ -127,8 +130,8 @@ class Networks:
             try:
                 await self._establish(planned)
             except BaseException:
-                if before is None:
-                    await self._remove(planned)
+                with contextlib.suppress(RametError, OSError):
+                    await (self._remove(planned) if before is None else self._establish(before))
                 raise
             return planned
 
@@ -198,12 +201,20 @@ class Networks:
         """Delete a tap whoever holds it, with its guard; idempotent."""
         self._check()
         await self._thread.netlink(Links.delete, tap)
-        await self._thread.run(taps.set_port_guard, tap, Guard())
+        await self.set_port_guards({tap: Guard()})
 
-    async def set_port_guard(self, tap: str, guard: Guard) -> None:
-        """From now on this tap's frames must not carry these senders (a clone's: those of its source)."""
+    async def set_port_guards(self, guards: Mapping[str, Guard]) -> None:
+        """From now on these taps' frames must not carry these senders (a clone's: those of its source).
+
+        Tap -> guard, in one transaction of some 10 ms however many they are; an empty guard lifts one.
+        """
         self._check()
-        await self._thread.run(taps.set_port_guard, tap, guard)
+        await self._thread.run(taps.set_port_guards, guards)
+
+    async def port_guards(self) -> dict[str, Guard]:
+        """Tap -> guard, as the kernel has them."""
+        self._check()
+        return await self._thread.run(taps.read_guards)
 
     async def list_taps(self) -> dict[str, str | None]:
         """Tap -> bridge, of every tap in the namespace."""

@@ -92,5 +92,4 @@ class Nat:
 
 
 def _uplink_is_up(links: Links) -> bool:
-    link = links.find(UPLINK)
-    return link is not None and link.up and bool(links.addresses(UPLINK))
+    return links.is_up(UPLINK) and bool(links.addresses(UPLINK))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 from collections.abc import Iterable
 from ipaddress import IPv4Network
@@ -77,7 +76,7 @@ def prepare_namespace(links: Links) -> None:
 
 def ensure_bridge(links: Links, network: Network) -> None:
     """Make the bridge of a completed description, or correct the one that is there. Runs in the namespace."""
-    if links.find(network.bridge) is None:
+    if not links.exists(network.bridge):
         links.add_bridge(network.bridge, bridge_mac(network.name), _ALIAS_PREFIX + network.name)
         # Not every kernel's bridge lets its offload be switched; then virtio guests alone are sure to get DHCP.
         with contextlib.suppress(OSError):
@@ -104,8 +103,3 @@ def bridges(links: Links) -> dict[str, str]:
         for link in links.all()
         if link.kind == "bridge" and link.name.startswith(BRIDGE_PREFIX)
     }
-
-
-def is_gone(error: OSError) -> bool:
-    """Whether an operation failed because the interface vanished meanwhile."""
-    return error.errno in (errno.ENODEV, errno.ENXIO)

@@ -226,7 +226,7 @@ class Service:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - 2048))
             lines = file.read(2048).decode(errors="replace").strip().splitlines()
-            return lines[-1][:400] if lines else "it said nothing"
+            return "; ".join(lines[-3:])[-400:] or "it said nothing"
         return "it left no log"
 
     async def _supervise(self) -> None:

@@ -10,7 +10,7 @@ import errno
 import json
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from ramet.errors import BusyError, InternalError, NotFoundError
@@ -79,8 +79,7 @@ def collect(links: Links, keep: Collection[str]) -> list[str]:
     """Delete the taps that are not in `keep` and the guards without a tap; the names of those deleted."""
     gone = [link.name for link in list_taps(links) if link.name not in keep and links.delete(link.name)]
     alive = {link.name for link in list_taps(links)}
-    for name in read_guards().keys() - alive:
-        set_port_guard(name, Guard())
+    set_port_guards(dict.fromkeys(read_guards().keys() - alive, Guard()))
     return gone
 
 
@@ -90,11 +89,12 @@ def read_guards() -> dict[str, Guard]:
     return firewall.parse_guards(json.loads(text))
 
 
-def set_port_guard(name: str, guard: Guard) -> None:
-    """Drop, from now on, every frame from this tap that names one of the guard's MACs or addresses as its sender.
+def set_port_guards(wanted: Mapping[str, Guard]) -> None:
+    """Drop, from now on, every frame from these taps that names one of its guard's MACs or addresses as its sender.
 
-    An empty guard lifts it. The tap need not exist yet. Runs in the namespace.
+    All in one transaction; an empty guard lifts one. The taps need not exist yet. Runs in the namespace.
     """
-    change = firewall.render_guard(name, read_guards().get(name, Guard()), guard)
-    if change:
-        run_tool(["nft", "-f", "-"], change, timeout_s=10)
+    present = read_guards()
+    changes = [firewall.render_guard(name, present.get(name, Guard()), guard) for name, guard in wanted.items()]
+    if any(changes):
+        run_tool(["nft", "-f", "-"], "\n".join(changes), timeout_s=10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 from contextlib import AsyncExitStack
@@ -155,3 +156,37 @@ class Lab:
         left = traces() - self._before
         assert not left, left
         assert not (self.state_dir / "network").exists()
+
+
+VNET_HEADER = bytes(10)
+
+
+def arp_request(mac: str, sender: str, target: str) -> bytes:
+    """An Ethernet frame that asks who has `target`."""
+    own = bytes.fromhex(mac.replace(":", ""))
+    addresses = [bytes(int(part) for part in text.split(".")) for text in (sender, target)]
+    body = bytes.fromhex("0001080006040001") + own + addresses[0] + bytes(6) + addresses[1]
+    return b"\xff" * 6 + own + bytes.fromhex("0806") + body
+
+
+async def is_answered(fd: int, mac: str, sender: str, target: str, timeout_s: float = 1.0) -> bool:
+    """Whether `target` answers an ARP request sent through a tap's descriptor, as a guest's card would send it."""
+    loop = asyncio.get_running_loop()
+    answered: asyncio.Future[bool] = loop.create_future()
+    own, asked = bytes.fromhex(mac.replace(":", "")), bytes(int(part) for part in target.split("."))
+
+    def read() -> None:
+        frame = os.read(fd, 65536)[len(VNET_HEADER) :]
+        is_reply = frame[0:6] == own and frame[12:14] == b"\x08\x06" and frame[20:22] == b"\x00\x02"
+        if is_reply and frame[28:32] == asked and not answered.done():
+            answered.set_result(True)
+
+    loop.add_reader(fd, read)
+    try:
+        os.write(fd, VNET_HEADER + arp_request(mac, sender, target))
+        async with asyncio.timeout(timeout_s):
+            return await answered
+    except TimeoutError:
+        return False
+    finally:
+        loop.remove_reader(fd)

@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from network_kit import Lab, needs_privilege
+from tests.unit.network.network_kit import Lab, needs_privilege
 
 from ramet.errors import BusyError, ConflictError, DeadlineError, NotFoundError, PrivilegeError, UsageError
 from ramet.model.host import Network
