@@ -37,17 +37,17 @@ def plan_flatten(chain: Sequence[Layer], base_depth: int, bound: int = DEFAULT_B
 
     `chain` is topmost first and begins with the VM's own writable layer, which stays; so do the `base_depth` lowest,
     an image's own, which other VMs share. Merged is a run directly under the writable layer, since only that layer's
-    backing file can be changed without touching others. It goes down to half the bound, so that it is not due again at
-    the next clone, and further while the next layer is no larger than what is merged already: each byte is then
-    copied a number of times that grows with the logarithm of the clones only.
+    backing file can be changed without touching others. It frees two places more than it must, and goes on while the
+    next layer is no larger than twice what is merged already: old large layers are seldom copied again. (For a guest
+    that never writes a block twice, 1000 clones copy each byte 6 times; down to half the bound it would be 20 times.)
     """
     middle = chain[1 : len(chain) - base_depth]
     if len(chain) <= bound or len(middle) < 2:
         return None
-    target = max(bound // 2, base_depth + 2)
+    target = max(bound - 2, base_depth + 2)
     count = min(max(len(chain) - target + 1, 2), len(middle))
     copied = sum(layer.bytes_on_disk for layer in middle[:count])
-    while count < len(middle) and middle[count].bytes_on_disk <= copied:
+    while count < len(middle) and middle[count].bytes_on_disk <= 2 * copied:
         copied += middle[count].bytes_on_disk
         count += 1
     merged = middle[:count]

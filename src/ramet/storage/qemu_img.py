@@ -146,7 +146,7 @@ async def told(running: Coroutine[Any, Any, ToolResult]) -> bytes:
             raise CapacityError(
                 "The disk became full.", hint="Nothing was left behind; make room and try again."
             ) from exc
-        if "Failed to get" in exc.message and "lock" in exc.message:
+        if "Is another process using the image" in exc.message or "Failed to get" in exc.message:
             raise BusyError("A running VM has this disk open.", hint="Stop the VM first, or clone it.") from exc
         raise
     return bytes(result.stdout)

@@ -13,9 +13,10 @@ import os
 import shlex
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import IO, Final, TypeVar
 
 from ramet.errors import DeadlineError, ToolError
 
@@ -91,16 +92,15 @@ async def run_tool(
         raise ToolError(f"{argv[0]} is not installed.", hint="`ramet doctor` tells the package.", tool=argv[0])
     command = (*(limits or Limits()).prefix(), *argv)
     log.debug("run %s", shlex.join(argv))
-    process = await _start(command, argv[0], {**ENVIRONMENT, **(env or {})}, cwd, pass_fds)
     out, err = _Head(stdout_limit, progress), _Tail(1 << 16)
+    child = _Child(command, argv[0], {**ENVIRONMENT, **(env or {})}, cwd, pass_fds)
     try:
         async with asyncio.timeout(timeout_s):
-            await _drain(process, out, err)
+            await child.drain(out.feed, err.feed)
     except TimeoutError:
         raise DeadlineError(f"{argv[0]} did not end within {timeout_s:g} s.", tool=argv[0]) from None
     finally:
-        await _end(process, grace_s)
-    code = _shell_code(process.returncode)
+        code = await child.end(grace_s)
     log.debug("%s ended with %d", argv[0], code)
     if code not in accept:
         raise ToolError(
@@ -156,86 +156,91 @@ class _Tail:
         return self._data.decode("utf-8", "replace")
 
 
-async def _start(
-    command: Sequence[str],
-    name: str,
-    env: Mapping[str, str],
-    cwd: str | os.PathLike[str] | None,
-    pass_fds: Sequence[int],
-) -> asyncio.subprocess.Process:
-    pipe, null = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
-    try:
-        return await asyncio.create_subprocess_exec(
-            *command, stdin=null, stdout=pipe, stderr=pipe, env=env, cwd=cwd, pass_fds=pass_fds, start_new_session=True
-        )
-    except OSError as exc:
-        raise ToolError(f"{name} could not be started: {exc.strerror}.", tool=name) from exc
+class _Child:
+    """A process with two pipes. Whoever makes one awaits `end`, which closes and reaps everything.
 
+    Not asyncio's: its wait() lasts until the pipes are closed, by grandchildren too, and it reaps by itself, after
+    which a process group's number may be another's.
+    """
 
-async def _drain(process: asyncio.subprocess.Process, out: _Head, err: _Tail) -> None:
-    """Read both pipes to their ends while the process runs, and a moment longer: a stray child may keep them open."""
-    assert process.stdout is not None
-    assert process.stderr is not None
-    async with asyncio.TaskGroup() as group:
-        readers = [
-            group.create_task(_read(process.stdout, out.feed)),
-            group.create_task(_read(process.stderr, err.feed)),
-        ]
-        await process.wait()
-        await asyncio.wait(readers, timeout=_DRAIN_S)
-        for reader in readers:
-            reader.cancel()
-
-
-async def _read(stream: asyncio.StreamReader, feed: Callable[[bytes], None]) -> None:
-    while chunk := await stream.read(_CHUNK):
-        feed(chunk)
-
-
-async def _end(process: asyncio.subprocess.Process, grace_s: float) -> None:
-    """Leave nothing of the child's session behind; a cancellation meanwhile shortens the grace, and goes on after."""
-    ending = asyncio.ensure_future(_terminate(process, grace_s))
-    cancelled: asyncio.CancelledError | None = None
-    while not ending.done():
+    def __init__(
+        self,
+        command: Sequence[str],
+        name: str,
+        env: Mapping[str, str],
+        cwd: str | os.PathLike[str] | None,
+        pass_fds: Sequence[int],
+    ) -> None:
+        null, pipe = subprocess.DEVNULL, subprocess.PIPE
         try:
-            await asyncio.wait({ending})
-        except asyncio.CancelledError as exc:
-            cancelled = exc
-            if process.returncode is None:
-                _signal(process, signal.SIGKILL)
-    ending.result()
-    if cancelled is not None:
-        raise cancelled
+            self._process = subprocess.Popen(
+                command, stdin=null, stdout=pipe, stderr=pipe, env=env, cwd=cwd, pass_fds=pass_fds,
+                start_new_session=True, bufsize=0,
+            )  # fmt: skip
+        except OSError as exc:
+            raise ToolError(f"{name} could not be started: {exc.strerror}.", tool=name) from exc
+        self._pidfd = os.pidfd_open(self._process.pid)
+        self._exited = asyncio.Event()
+        asyncio.get_running_loop().add_reader(self._pidfd, self._exited.set)
+
+    async def drain(self, out: Callable[[bytes], None], err: Callable[[bytes], None]) -> None:
+        """Read both pipes until the process ended, and a moment longer: a stray grandchild may keep them open."""
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        async with asyncio.TaskGroup() as group:
+            pipes = ((self._process.stdout, out), (self._process.stderr, err))
+            readers = [group.create_task(_read(pipe, feed)) for pipe, feed in pipes]
+            await self._exited.wait()
+            await asyncio.wait(readers, timeout=_DRAIN_S)
+            for reader in readers:
+                reader.cancel()
+
+    async def end(self, grace_s: float) -> int:
+        """Leave nothing of its process group behind, and return its exit code. A cancellation meanwhile ends the
+        grace, and goes on afterwards."""
+        cancelled: asyncio.CancelledError | None = None
+        if not self._exited.is_set():
+            self._signal(signal.SIGTERM)
+            self._signal(signal.SIGCONT)  # a stopped process takes no SIGTERM
+            try:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(grace_s):
+                        await self._exited.wait()
+            except asyncio.CancelledError as exc:
+                cancelled = exc
+        self._signal(signal.SIGKILL)  # it, or children that outlived it; not reaped yet, so the number is still its own
+        while not self._exited.is_set():
+            try:
+                await self._exited.wait()
+            except asyncio.CancelledError as exc:
+                cancelled = exc
+        code = self._reap()
+        if cancelled is not None:
+            raise cancelled
+        return code
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)
+
+    def _reap(self) -> int:
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        for pipe in (self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                pipe.close()
+        code = self._process.wait()
+        return code if code >= 0 else 128 - code
 
 
-async def _terminate(process: asyncio.subprocess.Process, grace_s: float) -> None:
-    if process.returncode is None:
-        _signal(process, signal.SIGTERM)
-        _signal(process, signal.SIGCONT)  # a stopped process takes no SIGTERM
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(grace_s):
-                await process.wait()
-        _signal(process, signal.SIGKILL)  # it, or children that outlived it
-        await process.wait()
-    _close(process)
-
-
-def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
-    # Its pid names its process group for as long as a member lives. Sent at once after the leader's end at the
-    # latest: later the number might be another's.
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, number)
-
-
-def _close(process: asyncio.subprocess.Process) -> None:
-    # The transport keeps the pipes, which a stray child may hold open, until it is closed; it has no public name.
-    transport: asyncio.SubprocessTransport = process._transport  # type: ignore[attr-defined]
-    transport.close()
-
-
-def _shell_code(returncode: int | None) -> int:
-    assert returncode is not None
-    return returncode if returncode >= 0 else 128 - returncode
+async def _read(pipe: IO[bytes], feed: Callable[[bytes], None]) -> None:
+    loop, stream = asyncio.get_running_loop(), asyncio.StreamReader(limit=_CHUNK)
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), pipe)
+    try:
+        while chunk := await stream.read(_CHUNK):
+            feed(chunk)
+    finally:
+        transport.close()
 
 
 def _last_line(text: str) -> str:
