@@ -1,0 +1,39 @@
+"""Bring the guest tools into a running guest, through its agent."""
+
+from __future__ import annotations
+
+from ramet.errors import GuestError
+from ramet.guest.agent import Agent
+from ramet.guest.guestfiles import guest_file
+
+_FILES = ("install-tools", "vmware-rpctool", "vmtoolsd")
+_WAIT_S = 30.0
+_PROBE_S = 10.0
+
+
+async def install_tools(agent: Agent) -> list[str]:
+    """Write the tools, put them before others of the same name, and try one; returns the paths in the guest.
+
+    For any Linux guest whose agent may write files and run programs. Raises `GuestError` when a step fails, or when
+    the tools are there but the guest has no guest RPC channel. `DeadlineError` if nobody answers guest RPC.
+    """
+    folder = (await agent.shell("mktemp -d", timeout_s=_WAIT_S)).decode().strip()
+    if not folder.startswith("/"):
+        raise GuestError("The guest has no usable mktemp.")
+    try:
+        for name in _FILES:
+            await agent.write_file(f"{folder}/{name}", guest_file(name))
+        await agent.shell('sh "$1/install-tools" "$1"', folder, timeout_s=_WAIT_S)
+    finally:
+        await agent.shell('rm -rf "$1"', folder, timeout_s=_WAIT_S)
+    await _probe(agent)
+    return [f"/usr/local/bin/{name}" for name in _FILES[1:]]
+
+
+async def _probe(agent: Agent) -> None:
+    """Any answer of the host's will do, also that there is no such key."""
+    outcome = await agent.exec(["/usr/local/bin/vmware-rpctool", "info-get guestinfo.ramet.probe"], timeout_s=_PROBE_S)
+    answered = outcome.ok or (outcome.exit_code == 1 and outcome.stderr == b"No value found\n")
+    if not answered:
+        why = outcome.stderr.decode(errors="replace").strip()[-300:]
+        raise GuestError(f"The tools are installed, but cannot reach the host: {why}")
