@@ -17,7 +17,6 @@ from ramet.hypervisor.descriptors import DescriptorTable, SocketKind
 from ramet.hypervisor.fork import ForkClient, ForkReply, ForkRequest, environment
 from ramet.hypervisor.plan import RunDir
 from ramet.hypervisor.process import QemuProcess
-from ramet.hypervisor.stun_plan import ForkOutcome
 from ramet.machine.rooms import Rooms
 from ramet.model.units import MIB
 
@@ -54,7 +53,7 @@ async def planned_holder(rooms: Rooms, moment_id: str, memory_mib: int) -> Async
 
 
 @contextlib.asynccontextmanager
-async def held(rooms: Rooms, reply: ForkReply | ForkOutcome) -> AsyncIterator[QemuProcess]:
+async def held(rooms: Rooms, reply: ForkReply) -> AsyncIterator[QemuProcess]:
     """Ends the holder when its moment is let go."""
     process = QemuProcess.from_fork(reply.pid, reply.pidfd, rooms.qemu, rooms.paths.run)
     try:

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 
 from ramet.errors import RametError
 from ramet.hypervisor.fork import ForkRequest
-from ramet.hypervisor.stun_plan import SnapshotPair, StunPlan, StunResult
+from ramet.hypervisor.stun_plan import PristineCheck, SnapshotStep, StunPlan, StunResult
 from ramet.machine.live import LiveMachine
+from ramet.machine.steps import reach
 from ramet.memory.ledger import guest_memory
 from ramet.model.machine import Disk, Stun
 from ramet.model.units import MIB
@@ -100,32 +101,34 @@ async def take(
     try:
         async with _quiet(live) as drain:
             try:
-                result = await live.rooms.stun.stun(_plan(live, turns, requests, state_fd, hold), drain)
+                result = await live.rooms.stun.stun(
+                    _plan(live, turns, requests, state_fd, hold), _stopped(drain, hold)
+                )
             except RametError as exc:
                 await _after_failed_stun(live, turns, exc)
                 raise
+            except asyncio.CancelledError:
+                # The stun was undone, but disks that moved on to their overlays stay there: QEMU knows.
+                await asyncio.shield(follow_disks(live))
+                raise
+            if not hold:
+                reach("clone.taken")
             await _adopt_overlays(live, turns)
             pending = live.rpc.pending() if live.rpc is not None else b""
             device_state = await asyncio.to_thread(_read_all, state_fd)
     finally:
         os.close(state_fd)
-    stun = _stun(result, resident)
+    stun = Stun(at=time.time(), resident_bytes=resident, **result.timings_ms())
     await live.change(stuns=(*live.vm.stuns, stun)[-live.rooms.limits.recent_stuns :], cloned_once=True)
     return Taken(device_state, pending, stun, result, turns)
 
 
-def _stun(result: StunResult, resident_bytes: int) -> Stun:
-    times = result.timings
-    return Stun(
-        at=time.time(),
-        resident_bytes=resident_bytes,
-        total_ms=times.total,
-        stop_ms=times.stop,
-        snapshot_ms=times.snapshot,
-        state_ms=times.state,
-        fork_ms=times.fork,
-        resume_ms=times.resume,
-    )
+def _stopped(drain: Callable[[], None], hold: bool) -> Callable[[], None]:
+    def stopped() -> None:
+        drain()
+        reach("freeze.stopped" if hold else "clone.stopped")
+
+    return stopped
 
 
 def _ram_bytes(live: LiveMachine) -> int:
@@ -137,13 +140,13 @@ def _plan(
 ) -> StunPlan:
     layers, qmp = live.rooms.layers, live.qmp
     return StunPlan(
-        stun_path=str(live.run_dir.stun),
+        qmp_path=str(live.run_dir.stun),
         fork_path=str(live.run_dir.fork),
         state_fd=state_fd,
         snapshots=tuple(
-            SnapshotPair(qmp.node_name(t.disk.layer), qmp.node_name(t.overlay)) for t in turns if t.overlay is not None
+            SnapshotStep(qmp.node_name(t.disk.layer), qmp.node_name(t.overlay)) for t in turns if t.overlay is not None
         ),
-        pristine=tuple(str(layers.path(t.disk.layer)) for t in turns if t.overlay is None),
+        pristine=tuple(PristineCheck(str(layers.path(t.disk.layer))) for t in turns if t.overlay is None),
         forks=tuple(requests),
         hold=hold,
         bound_ms=live.rooms.limits.stun_bound_ms,
@@ -212,6 +215,14 @@ async def _adopt_overlays(live: LiveMachine, turns: tuple[DiskTurn, ...]) -> Non
     tops = {turn.disk.id: turn.overlay for turn in turns if turn.overlay is not None}
     disks = tuple(d.changed(layer=tops[d.id]) if d.id in tops else d for d in live.vm.machine.disks)
     await live.change(machine=live.vm.machine.changed(disks=disks))
+
+
+async def follow_disks(live: LiveMachine) -> None:
+    """Make the record name the layers that QEMU writes to."""
+    active = await live.qmp.active_layers()
+    disks = tuple(disk.changed(layer=active.get(disk.id, disk.layer)) for disk in live.vm.machine.disks)
+    if disks != live.vm.machine.disks:
+        await live.change(machine=live.vm.machine.changed(disks=disks))
 
 
 def _read_all(fd: int) -> bytes:

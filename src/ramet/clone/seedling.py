@@ -20,13 +20,13 @@ from dataclasses import dataclass, field
 from ramet.clone.moments import overlay_id
 from ramet.hypervisor.devicestate import replace_macs
 from ramet.hypervisor.fork import ForkReply, ForkRequest
-from ramet.hypervisor.stun_plan import ForkOutcome
 from ramet.hypervisor.plan import LaunchPlan
 from ramet.hypervisor.process import QemuProcess
 from ramet.machine.lifecycle import Happening
 from ramet.machine.live import LiveMachine
 from ramet.machine.power import end_process
 from ramet.machine.rooms import Rooms
+from ramet.machine.steps import reach
 from ramet.machine.wiring import Wiring, attach_nic, launch_plan, wired
 from ramet.model.machine import Lineage, Machine, Vm, VmState
 from ramet.model.views import CloneTimings
@@ -55,7 +55,7 @@ class Seedling:
         assert self.plan is not None
         return self.plan.fork_request()
 
-    def forked(self, reply: ForkReply | ForkOutcome) -> None:
+    def forked(self, reply: ForkReply) -> None:
         """The fork is done: its process is ours to end from here on. Takes over the reply's pidfd."""
         self.forked_at = time.monotonic()
         self.process = QemuProcess.from_fork(
@@ -151,18 +151,20 @@ async def become(seedling: Seedling, device_state: bytes, pending_rpc: bytes) ->
     loading = time.monotonic()
     await _load(seedling, device_state)
     seedling.timings = seedling.timings.changed(load=_ms_since(loading))
+    reach("clone.loaded")
     running = time.monotonic()
     await _set_links(seedling)
     await live.qmp.cont()
     seedling.timings = seedling.timings.changed(running=_ms_since(running))
     seedling.running_at = time.monotonic()
+    reach("clone.running")
     await live.mark_running(process, Happening.STARTED)
 
 
 async def _load(seedling: Seedling, device_state: bytes) -> None:
     """Load the moment's device state with this clone's MAC addresses in it."""
     live = seedling.live
-    renames = {nic.id: (seedling.source_macs[nic.id], nic.mac) for nic in live.vm.machine.nics}
+    renames = {seedling.source_macs[nic.id]: nic.mac for nic in live.vm.machine.nics}
     patched = await asyncio.to_thread(replace_macs, device_state, renames) if renames else device_state
     fd = os.memfd_create(f"state-{live.id}", os.MFD_CLOEXEC)
     try:

@@ -26,6 +26,7 @@ from ramet.hypervisor.fork import ForkReply
 from ramet.hypervisor.plan import RunDir
 from ramet.machine.lifecycle import Operation, next_state
 from ramet.machine.live import LiveMachine
+from ramet.machine.steps import reach
 from ramet.model.machine import Moment
 from ramet.model.units import new_id
 
@@ -37,6 +38,7 @@ async def clone_running(live: LiveMachine, order: Order, adopt: Adopt) -> list[S
     """Clone a VM that runs. It goes on after one stun, however many clones there are."""
     moment_id = new_id()
     async with live.rooms.book.operation("clone", live.id, _detail(live, order, moment_id)):
+        reach("clone.journalled")
         try:
             return await _clone_running(live, order, moment_id, adopt, trust_pristine=True)
         except StaleVerdict:
@@ -57,6 +59,7 @@ async def _clone_running(
         await _discard_all(seedlings)
         raise
     prepare_ms = _ms_since(preparing)
+    reach("clone.prepared")
     try:
         if len(seedlings) == 1:
             taken = await moments.take(live, turns, [seedlings[0].request()], hold=False)
@@ -72,11 +75,18 @@ async def _clone_running(
 
 
 async def _become_from_stun(seedling: Seedling, taken: Taken, adopt: Adopt) -> None:
-    reply = taken.result.forks[0]
+    await _become_forked(seedling, taken.result.forks[0], taken.device_state, taken.pending_rpc, adopt)
+
+
+async def _become_forked(
+    seedling: Seedling, reply: ForkReply, device_state: bytes, pending_rpc: bytes, adopt: Adopt
+) -> None:
     seedling.forked(reply)
+    reach("clone.forked")
     seedling.timings = seedling.timings.changed(fork=reply.fork_ms)
     await adopt(seedling.live)
-    await become(seedling, taken.device_state, taken.pending_rpc)
+    reach("clone.adopted")
+    await become(seedling, device_state, pending_rpc)
 
 
 async def _take_with_holder(
@@ -97,12 +107,14 @@ async def _take_with_holder(
 async def clone_frozen(live: LiveMachine, moment: Moment, order: Order, adopt: Adopt) -> list[Seedling]:
     """Clone a VM that is frozen: every clone goes on from that same instruction; the source does not move."""
     async with live.rooms.book.operation("clone", live.id, _detail(live, order, None)):
+        reach("clone.journalled")
         preparing = time.monotonic()
         device_state = await asyncio.to_thread(_read_moment, live, moment)
         seedlings: list[Seedling] = []
         try:
             await _prepare_all(live, order, moment.id, moment.layers, seedlings)
             prepare_ms = _ms_since(preparing)
+            reach("clone.prepared")
             pending = bytes.fromhex(moment.pending_rpc_hex)
             await _become_all(live, live.run_dir, seedlings, device_state, pending, adopt)
         except BaseException:
@@ -127,10 +139,7 @@ async def _become_all(
     async def grow(seedling: Seedling) -> None:
         async with gate:
             reply: ForkReply = await fork_from(live.rooms, holder, seedling.request())
-            seedling.forked(reply)
-            seedling.timings = seedling.timings.changed(fork=reply.fork_ms)
-            await adopt(seedling.live)
-            await become(seedling, device_state, pending_rpc)
+            await _become_forked(seedling, reply, device_state, pending_rpc, adopt)
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -146,6 +155,7 @@ async def freeze(live: LiveMachine) -> Moment:
     moment_id = new_id()
     detail = {"moment_id": moment_id, "layers": [moments.overlay_id(moment_id, d) for d in live.vm.machine.disks]}
     async with live.rooms.book.operation("freeze", live.id, detail):
+        reach("freeze.journalled")
         try:
             return await _freeze(live, moment_id, trust_pristine=True)
         except StaleVerdict:
@@ -156,6 +166,7 @@ async def _freeze(live: LiveMachine, moment_id: str, *, trust_pristine: bool) ->
     turns = moments.plan_turns(live, moment_id, trust_pristine=trust_pristine)
     machine = live.vm.machine
     taken = await moments.take(live, turns, [], hold=True)
+    reach("freeze.taken")
     try:
         moment = Moment(
             id=moment_id,
@@ -168,7 +179,9 @@ async def _freeze(live: LiveMachine, moment_id: str, *, trust_pristine: bool) ->
             at=time.time(),
         )
         await asyncio.to_thread(_write_moment, live, moment, taken.device_state)
+        reach("freeze.written")
         await live.rooms.book.save_moment(moment)
+        reach("freeze.recorded")
         await live.move(Operation.FREEZE, moment_id=moment.id)
     except BaseException:
         await live.qmp.cont()
@@ -182,7 +195,9 @@ async def thaw(live: LiveMachine) -> None:
     next_state(live.vm.state, Operation.THAW, name=live.name)
     moment_id = live.vm.moment_id
     async with live.rooms.book.operation("thaw", live.id, {"moment_id": moment_id}):
+        reach("thaw.journalled")
         await live.qmp.cont()
+        reach("thaw.continued")
         await live.move(Operation.THAW, moment_id=None)
         if moment_id is not None:
             await live.rooms.book.drop_moment(moment_id)

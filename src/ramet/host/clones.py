@@ -12,8 +12,8 @@ from ramet.clone.seedling import Seedling
 from ramet.errors import NotFoundError, RametError
 from ramet.host.floor import Floor
 from ramet.host.locks import VmLocks
-from ramet.host.vms import require_free
 from ramet.host.tasks import TaskHandle, TaskManager
+from ramet.host.vms import require_free
 from ramet.machine.lifecycle import Operation, next_state
 from ramet.machine.live import LiveMachine
 from ramet.machine.view import memory_view

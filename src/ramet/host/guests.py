@@ -19,7 +19,6 @@ from ramet.model.requests import Exec
 from ramet.model.views import ExecResult
 
 CONNECT_TIMEOUT_S = 10.0
-CHUNK_BYTES = 256 << 10
 
 
 class GuestDesk:
@@ -31,7 +30,7 @@ class GuestDesk:
 
     async def exec(self, ref: str, request: Exec) -> ExecResult:
         agent = self._floor.find(ref).agent
-        stdin = base64.b64decode(request.stdin_base64) if request.stdin_base64 else None
+        stdin = base64.b64decode(request.stdin_base64 or "")
         outcome = await agent.exec(request.argv, stdin=stdin, env=request.env, timeout_s=request.timeout_s)
         return ExecResult(
             exit_code=outcome.exit_code if outcome.exit_code is not None else 128 + (outcome.signal or 0),
@@ -41,17 +40,16 @@ class GuestDesk:
             truncated=outcome.truncated,
         )
 
+    async def wait_agent(self, ref: str, timeout_s: float) -> None:
+        """Until the guest agent answers, as a guest does that has booted. DeadlineError when it does not."""
+        await self._floor.find(ref).agent.ping(timeout_s=timeout_s)
+
     async def read_file(self, ref: str, path: str) -> AsyncIterator[bytes]:
-        data = await self._floor.find(ref).agent.read_file(path)
-        for start in range(0, len(data), CHUNK_BYTES):
-            yield data[start : start + CHUNK_BYTES]
+        async for chunk in self._floor.find(ref).agent.read_stream(path):
+            yield chunk
 
     async def write_file(self, ref: str, path: str, chunks: AsyncIterator[bytes], mode: int | None) -> None:
-        agent = self._floor.find(ref).agent
-        data = b"".join([chunk async for chunk in chunks])
-        await agent.write_file(path, data)
-        if mode is not None:
-            await agent.exec(("chmod", f"{mode:o}", path), timeout_s=30.0)
+        await self._floor.find(ref).agent.write_file(path, chunks, mode=mode)
 
     async def install_tools(self, ref: str) -> Task:
         live = self._floor.find(ref)
@@ -64,7 +62,7 @@ class GuestDesk:
 
     async def console_log(self, ref: str, max_bytes: int) -> bytes:
         live = self._floor.find(ref)
-        return await asyncio.to_thread(read_tail, self._floor.rooms.paths.console_log(live.id), max_bytes)
+        return await read_tail(self._floor.rooms.paths.console_log(live.id), max_bytes)
 
     # -- addresses and streams -------------------------------------------------------------------------------------
 
@@ -99,8 +97,9 @@ class GuestDesk:
             return None
         macs = {nic.mac for nic in live.vm.machine.nics if nic.connected and not nic.is_user_mode}
         for interface in interfaces:
-            if interface.mac in macs and interface.ipv4:
-                return interface.ipv4[0]
+            found = [address.address for address in interface.addresses if address.kind == "ipv4"]
+            if interface.mac in macs and found:
+                return found[0]
         return None
 
     async def open_stream(self, kind: str, ref: str, port: int | None) -> socket.socket:

@@ -15,6 +15,7 @@ import shutil
 import signal
 from pathlib import Path
 
+from ramet.clone.moments import follow_disks
 from ramet.errors import RametError
 from ramet.host.floor import Floor
 from ramet.host.journal import Journal
@@ -87,15 +88,8 @@ class Recovery:
             for index, nic in enumerate(live.vm.machine.nics)
             if not nic.is_user_mode
         }
-        await self._adopt_disks(live)
+        await follow_disks(live)  # a crash in a stun may have come after the disks moved on to their overlays
         await self._adopt_state(live, frozen=moment is not None)
-
-    async def _adopt_disks(self, live: LiveMachine) -> None:
-        """A crash in a stun may have come after the disks moved on to their overlays: QEMU knows."""
-        active = await live.qmp.active_layers()
-        disks = tuple(disk.changed(layer=active.get(disk.id, disk.layer)) for disk in live.vm.machine.disks)
-        if disks != live.vm.machine.disks:
-            await live.change(machine=live.vm.machine.changed(disks=disks))
 
     async def _adopt_state(self, live: LiveMachine, *, frozen: bool) -> None:
         status = await live.qmp.status()
@@ -125,9 +119,9 @@ class Recovery:
             await self._end_behind(rooms.paths.vm_run(vm_id))
             await rooms.book.forget(vm_id)
             await asyncio.to_thread(shutil.rmtree, rooms.paths.vm(vm_id), ignore_errors=True)
-        if (state_file := entry.detail.get("state_file")) and (live := self._floor.machines.get(entry.vm_id or "")):
-            if live.vm.state is not VmState.SUSPENDED:
-                Path(str(state_file)).unlink(missing_ok=True)
+        live = self._floor.machines.get(entry.vm_id or "")
+        if live is not None and live.vm.state is not VmState.SUSPENDED and "state_file" in entry.detail:
+            Path(str(entry.detail["state_file"])).unlink(missing_ok=True)
 
     async def _drop_moments(self) -> None:
         """Moments that no frozen VM holds."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
-from dataclasses import replace
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -104,19 +103,19 @@ class Host:
             store = await SqliteStore.open(paths.inventory)
             stack.push_async_callback(store.aclose)
             inventory = await stack.enter_async_context(Inventory.open(store))
-            events = await stack.enter_async_context(EventLog.open(paths.root / "events.jsonl"))
+            events = await stack.enter_async_context(EventLog.open(paths.root / "events.jsonl", settings.event_history))
             journal = Journal(inventory.journal)
             book = HostBook(inventory, events, journal, paths)
             qemu = await find_qemu(settings.qemu_binary)
             report = await _probe(qemu, inventory, paths)
             rooms = await _rooms(settings, paths, qemu, report, book, stack)
-            tasks = await stack.enter_async_context(TaskManager.open(store))
+            tasks = await stack.enter_async_context(TaskManager.open(store, history=settings.task_history))
             host = cls(settings, Floor(rooms, inventory), tasks, events, journal, report)
             stack.push_async_callback(host._let_go)
             book.on_forgotten = host._floor.drop
             await host._begin(book)
             stack.push_async_callback(_ended, asyncio.create_task(host._serve_guests(), name="guests' requests"))
-            rotator = Rotator(paths.root / "vms", settings)
+            rotator = Rotator(host._logs, settings.rotate_every_s)
             stack.push_async_callback(_ended, asyncio.create_task(rotator.run(), name="rotate logs"))
             yield host
 
@@ -156,6 +155,13 @@ class Host:
             await live.detach()
         on = any(vm.is_on for vm in self._floor.inventory.vms())
         await self._floor.rooms.networks.close(remove_namespace=not on)
+
+    def _logs(self) -> Iterator[tuple[Path, int]]:
+        """Every log that something writes to without end, with its quota."""
+        paths = self._floor.rooms.paths
+        for vm_id in list(self._floor.machines):
+            yield paths.console_log(vm_id), self.settings.console_quota_bytes
+            yield paths.vm(vm_id) / "qemu.log", self.settings.log_quota_bytes
 
     def _name_of(self, vm_id: str) -> str:
         live = self._floor.machines.get(vm_id)
@@ -286,6 +292,10 @@ class Host:
     async def exec_in_vm(self, ref: str, request: Exec) -> ExecResult:
         return await self._guests.exec(ref, request)
 
+    async def wait_agent(self, ref: str, timeout_s: float) -> None:
+        """Until the guest agent answers. DeadlineError when it does not."""
+        await self._guests.wait_agent(ref, timeout_s)
+
     def read_file(self, ref: str, path: str) -> AsyncIterator[bytes]:
         return self._guests.read_file(ref, path)
 
@@ -344,7 +354,7 @@ class Host:
             accelerator=self._report.accelerator.value,
             vms_total=len(vms),
             vms_on=sum(vm.is_on for vm in vms),
-            settings=self.settings.as_dict(),
+            settings=self.settings.model_dump(mode="json"),
         )
 
     async def doctor(self) -> list[CheckView]:
@@ -384,7 +394,7 @@ async def _rooms(
     user = _qemu_user(settings.qemu_user)
     networks = Networks(paths.root, qemu_uid=user.uid if user else None)
     await networks.start()
-    stun = StunHelper()
+    stun = StunHelper(log_path=paths.root / "stun.log")
     await stun.start()
     stack.push_async_callback(stun.close)
     return Rooms(
@@ -398,8 +408,12 @@ async def _rooms(
         stun=stun,
         cgroups=Cgroups.detect(paths.root),
         book=book,
-        limits=replace(
-            Limits(), chain_bound=settings.chain_bound, stun_bound_ms=settings.stun_bound_ms
+        limits=Limits(
+            qmp_s=settings.qmp_timeout_s,
+            start_s=settings.start_timeout_s,
+            stun_bound_ms=settings.stun_bound_ms,
+            chain_bound=settings.chain_bound,
+            parallel_forks=settings.parallel_forks,
         ),
     )
 

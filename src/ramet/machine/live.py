@@ -218,7 +218,8 @@ class LiveMachine:
         """Ask the guest agent to power off, whatever state the record is in."""
         agent = self._agent or Agent(self.run_dir.agent)
         self._agent = agent
-        await agent.shutdown("powerdown", timeout_s=timeout_s)
+        async with asyncio.timeout(timeout_s):
+            await agent.shutdown()
 
     async def mark_running(self, process: QemuProcess, cause: Happening | None = Happening.STARTED) -> None:
         """Record the process of a VM that now runs."""

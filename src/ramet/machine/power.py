@@ -114,7 +114,7 @@ async def stop(live: LiveMachine, *, hard: bool, timeout_s: float) -> None:
 async def _shut_down(live: LiveMachine, timeout_s: float) -> bool:
     """Ask by the agent first (it needs no desktop's consent), then press the button. True when the VM is off."""
     began = time.monotonic()
-    with contextlib.suppress(RametError):
+    with contextlib.suppress(RametError, TimeoutError, OSError):
         await live.shutdown_by_agent(timeout_s=min(5.0, timeout_s / 2))
         if await live.wait_ended(timeout_s / 2):
             return True
