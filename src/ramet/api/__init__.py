@@ -1,0 +1,5 @@
+"""The native API: `Client` is what programs use."""
+
+from ramet.api.client import Client
+
+__all__ = ["Client"]

@@ -1,0 +1,386 @@
+"""The typed client of the native API.
+
+    from ramet.api import Client
+
+    with Client.connect() as client:                          # finds the daemon, or starts it
+        task = client.clone_vm("web", CloneVm(names=("web-1",)))
+        task = client.wait_task(task)
+        for clone in client.clone_results(task):
+            print(clone.name, clone.timings_ms.stun)
+
+Methods mirror the API's operations, take and return the types of ``ramet.model``, and raise the errors of
+``ramet.errors``: those of the daemon as it raised them, PeerError when no daemon answers, DeadlineError when it does
+not answer in time. Blocking, and for one thread. Importing this module is cheap: httpx is loaded with the first call.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any, Literal, Self, TypeVar
+
+from ramet.api.launch import start_daemon as launch_daemon
+from ramet.api.wire import Wire
+from ramet.errors import DeadlineError, PeerError, from_dict
+from ramet.model.base import Model
+from ramet.model.host import Event, Image, Network, Task, TaskState
+from ramet.model.requests import (
+    AddDisk,
+    BuildImage,
+    ChangeVm,
+    CloneVm,
+    CreateNetwork,
+    CreateVm,
+    Exec,
+    ExportDisk,
+    GrowDisk,
+    ImportImage,
+    NicChange,
+    NicRequest,
+    StopVm,
+)
+from ramet.model.views import CheckView, CloneForecast, CloneResult, ExecResult, HostView, TreeNode, VmView
+
+M = TypeVar("M", bound=Model)
+
+LONG_POLL_S = 30.0
+_RECONNECT_S = 15.0
+_STREAM_OPEN_S = 45.0
+
+
+def default_state_dir() -> Path:
+    """RAMET_STATE, else /var/lib/ramet for root and the user's data folder for others."""
+    if chosen := os.environ.get("RAMET_STATE"):
+        return Path(chosen).expanduser().absolute()
+    if os.geteuid() == 0:
+        return Path("/var/lib/ramet")
+    return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "ramet"
+
+
+class Client:
+    """A connection to one daemon. Close it, or use it as a context manager."""
+
+    def __init__(self, socket_path: Path, timeout_s: float = 60.0) -> None:
+        """`socket_path` is the API's socket. `timeout_s` bounds each answer; long waits add their own time to it."""
+        self.socket_path = socket_path
+        self.timeout_s = timeout_s
+        self._wire = Wire(socket_path, timeout_s)
+
+    @classmethod
+    def connect(cls, state_dir: Path | None = None, *, start_daemon: bool = True, timeout_s: float = 60.0) -> Self:
+        """The client of the daemon that serves `state_dir`, which is started when none does and `start_daemon` says so.
+
+        PeerError when no daemon answers; what kept a new daemon from starting, as that daemon said it.
+        """
+        state_dir = (state_dir or default_state_dir()).absolute()
+        socket_path = Path(os.environ.get("RAMET_SOCKET_PATH") or state_dir / "run" / "api.sock")
+        if not _answers(socket_path):
+            if not start_daemon:
+                raise PeerError(f"No daemon serves {state_dir}.", hint="Start it with `ramet serve`.")
+            launch_daemon(state_dir, lambda: _answers(socket_path))
+        return cls(socket_path, timeout_s)
+
+    def close(self) -> None:
+        self._wire.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    # VMs
+
+    def create_vm(self, request: CreateVm) -> Task:
+        """The task's result has the VM's id."""
+        return self._call(Task, "POST", "/v1/vms", request)
+
+    def list_vms(self) -> list[VmView]:
+        return self._list(VmView, "/v1/vms")
+
+    def show_vm(self, ref: str) -> VmView:
+        return self._call(VmView, "GET", _vm(ref))
+
+    def start_vm(self, ref: str) -> Task:
+        return self._call(Task, "POST", _vm(ref, "start"))
+
+    def stop_vm(self, ref: str, request: StopVm | None = None) -> Task:
+        return self._call(Task, "POST", _vm(ref, "stop"), request or StopVm())
+
+    def restart_vm(self, ref: str, hard: bool = False) -> Task:
+        return self._call(Task, "POST", _vm(ref, "restart"), query={"hard": hard})
+
+    def suspend_vm(self, ref: str) -> Task:
+        return self._call(Task, "POST", _vm(ref, "suspend"))
+
+    def resume_vm(self, ref: str) -> Task:
+        return self._call(Task, "POST", _vm(ref, "resume"))
+
+    def freeze_vm(self, ref: str) -> Task:
+        return self._call(Task, "POST", _vm(ref, "freeze"))
+
+    def thaw_vm(self, ref: str) -> Task:
+        return self._call(Task, "POST", _vm(ref, "thaw"))
+
+    def change_vm(self, ref: str, request: ChangeVm) -> VmView:
+        return self._call(VmView, "PATCH", _vm(ref), request)
+
+    def remove_vm(self, ref: str, force: bool = False) -> Task:
+        return self._call(Task, "DELETE", _vm(ref), query={"force": force})
+
+    def clone_vm(self, ref: str, request: CloneVm) -> Task:
+        """All clones of one instant; see `clone_results` for the task's result. For a dry run: `forecast_clone`."""
+        return self._call(Task, "POST", _vm(ref, "clone"), request.model_copy(update={"dry_run": False}))
+
+    def forecast_clone(self, ref: str, request: CloneVm) -> CloneForecast:
+        """Every check of a clone, and no change."""
+        return self._call(CloneForecast, "POST", _vm(ref, "clone"), request.model_copy(update={"dry_run": True}))
+
+    @staticmethod
+    def clone_results(task: Task) -> list[CloneResult]:
+        """What a successful task of `clone_vm` made."""
+        return [CloneResult.model_validate(item) for item in task.result or []]
+
+    # Devices
+
+    def add_nic(self, ref: str, request: NicRequest) -> VmView:
+        return self._call(VmView, "POST", _vm(ref, "nics"), request)
+
+    def change_nic(self, ref: str, request: NicChange) -> VmView:
+        body = request.model_dump(mode="json", exclude={"id"}, exclude_none=True)
+        return self._call(VmView, "PATCH", _vm(ref, "nics", request.id), body)
+
+    def remove_nic(self, ref: str, nic_id: str) -> VmView:
+        return self._call(VmView, "DELETE", _vm(ref, "nics", nic_id))
+
+    def add_disk(self, ref: str, request: AddDisk) -> VmView:
+        return self._call(VmView, "POST", _vm(ref, "disks"), request)
+
+    def grow_disk(self, ref: str, disk_id: str, request: GrowDisk) -> VmView:
+        return self._call(VmView, "POST", _vm(ref, "disks", disk_id, "grow"), request)
+
+    def remove_disk(self, ref: str, disk_id: str) -> VmView:
+        return self._call(VmView, "DELETE", _vm(ref, "disks", disk_id))
+
+    def export_disk(self, ref: str, disk_id: str, request: ExportDisk) -> Task:
+        """The file is written by the daemon: its path is on the daemon's host, and absolute."""
+        return self._call(Task, "POST", _vm(ref, "disks", disk_id, "export"), request)
+
+    # Guests
+
+    def exec_in_vm(self, ref: str, request: Exec) -> ExecResult:
+        """Blocks until the command has ended, or its own timeout."""
+        return self._call(ExecResult, "POST", _vm(ref, "exec"), request, wait_s=request.timeout_s)
+
+    def read_file(self, ref: str, path: str) -> Iterator[bytes]:
+        """Chunks of a guest's file. Errors come with the first chunk, or as PeerError when it breaks off half way."""
+        return self._wire.download(_vm(ref, "file"), {"path": path})
+
+    def write_file(self, ref: str, path: str, data: bytes | IO[bytes] | Iterable[bytes], mode: int = 0o644) -> None:
+        """Write a guest's file from bytes, an open file or chunks."""
+        self._wire.upload(_vm(ref, "file"), {"path": path, "mode": f"{mode & 0o7777:04o}"}, _chunks(data))
+
+    def screenshot(self, ref: str) -> bytes:
+        """PNG."""
+        return self._wire.bytes(_vm(ref, "screenshot"))
+
+    def console_log(self, ref: str, max_bytes: int = 65536) -> bytes:
+        return self._wire.bytes(_vm(ref, "console"), {"max_bytes": max_bytes})
+
+    def address_of(self, ref: str) -> str:
+        return str(self._wire.json("GET", _vm(ref, "address"))["address"])
+
+    def install_tools(self, ref: str) -> Task:
+        return self._call(Task, "POST", _vm(ref, "tools"))
+
+    def open_stream(self, kind: Literal["tcp", "console", "vnc"], ref: str, port: int | None = None) -> socket.socket:
+        """A blocking socket, connected to a port of the guest, its console or its display. The caller closes it."""
+        request = json.dumps({"kind": kind, "vm": ref, "port": port}).encode() + b"\n"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.settimeout(_STREAM_OPEN_S)
+            try:
+                sock.connect(os.fspath(self.socket_path.with_name("streams.sock")))
+                return _receive_stream(sock, request)
+            except TimeoutError as exc:
+                raise DeadlineError(f"The {kind} of {ref!r} did not open in time.") from exc
+            except OSError as exc:
+                raise PeerError(f"The daemon does not hand out streams: {exc.strerror or exc}.") from exc
+
+    # Images and port groups
+
+    def list_images(self) -> list[Image]:
+        return self._list(Image, "/v1/images")
+
+    def build_image(self, request: BuildImage) -> Task:
+        return self._call(Task, "POST", "/v1/images/build", request)
+
+    def import_image(self, request: ImportImage) -> Task:
+        """The file is read by the daemon: its path is on the daemon's host, and absolute."""
+        return self._call(Task, "POST", "/v1/images/import", request)
+
+    def remove_image(self, name: str) -> None:
+        self._wire.json("DELETE", f"/v1/images/{_quote(name)}")
+
+    def list_networks(self) -> list[Network]:
+        return self._list(Network, "/v1/networks")
+
+    def create_network(self, request: CreateNetwork) -> Network:
+        return self._call(Network, "POST", "/v1/networks", request)
+
+    def remove_network(self, name: str) -> None:
+        self._wire.json("DELETE", f"/v1/networks/{_quote(name)}")
+
+    # Tasks and events
+
+    def list_tasks(self) -> list[Task]:
+        """Newest first."""
+        return self._list(Task, "/v1/tasks")
+
+    def get_task(self, task_id: str, wait_s: float = 0.0, since: int | None = None) -> Task:
+        """The task as it is; with `wait_s`, once it has ended, or has a version above `since`, or the time is over."""
+        query = {"wait_s": wait_s, **({} if since is None else {"since": since})}
+        return self._call(Task, "GET", f"/v1/tasks/{_quote(task_id)}", query=query, wait_s=wait_s)
+
+    def cancel_task(self, task_id: str) -> Task:
+        return self._call(Task, "POST", f"/v1/tasks/{_quote(task_id)}/cancel")
+
+    def wait_task(
+        self, task: Task | str, on_update: Callable[[Task], None] | None = None, timeout_s: float | None = None
+    ) -> Task:
+        """The task once it has ended, however. `on_update` is called with each news, the end included.
+
+        Outlives a restart of the daemon of some seconds. DeadlineError after `timeout_s`; the task goes on then.
+        """
+        found = task if isinstance(task, Task) else self.get_task(task)
+        deadline = time.monotonic() + timeout_s if timeout_s is not None else None
+        while not found.state.is_final:
+            left_s = LONG_POLL_S if deadline is None else min(LONG_POLL_S, deadline - time.monotonic())
+            if left_s <= 0:
+                raise DeadlineError(f"The task {found.id} has not ended yet.", task=found.id)
+            news = self._poll_through_restart(found, left_s, follow=on_update is not None)
+            if on_update is not None and news.version != found.version:
+                on_update(news)
+            found = news
+        return found
+
+    def finish_task(self, task: Task | str, timeout_s: float | None = None) -> Any:
+        """Wait for a task and return its result; its error is raised."""
+        ended = self.wait_task(task, timeout_s=timeout_s)
+        if ended.state is not TaskState.SUCCESS:
+            raise from_dict(ended.error or {"message": f"The task {ended.id} failed."})
+        return ended.result
+
+    def events(self, since: int | None = 0, follow: bool = False) -> Iterator[Event]:
+        """Events after `since`, oldest first; with `follow` new ones too, for ever (None: only those).
+
+        A follower outlives a restart of the daemon of some seconds.
+        """
+        if not follow:
+            query = {"limit": 10_000, **({} if since is None else {"since": since})}
+            yield from self._list(Event, "/v1/events", query)
+            return
+        while True:
+            query = {"follow": True, **({} if since is None else {"since": since})}
+            for line in self._wire.lines("/v1/events", query):
+                if line.startswith("data: "):
+                    event = Event.model_validate_json(line.removeprefix("data: "))
+                    since = event.seq
+                    yield event
+            self._wait_for_daemon()
+
+    # The host
+
+    def tree(self) -> list[TreeNode]:
+        return self._list(TreeNode, "/v1/tree")
+
+    def host_view(self) -> HostView:
+        return self._call(HostView, "GET", "/v1/host")
+
+    def doctor(self) -> list[CheckView]:
+        return self._list(CheckView, "/v1/doctor")
+
+    def selftest(self) -> Task:
+        """The task's result is a list of `CheckView`."""
+        return self._call(Task, "POST", "/v1/selftest")
+
+    # Below
+
+    def _call(
+        self,
+        model: type[M],
+        method: str,
+        path: str,
+        body: Model | dict[str, Any] | None = None,
+        *,
+        query: dict[str, Any] | None = None,
+        wait_s: float = 0.0,
+    ) -> M:
+        data = body.model_dump(mode="json") if isinstance(body, Model) else body
+        return model.model_validate(self._wire.json(method, path, query, data, wait_s))
+
+    def _list(self, model: type[M], path: str, query: dict[str, Any] | None = None) -> list[M]:
+        return [model.model_validate(item) for item in self._wire.json("GET", path, query)]
+
+    def _poll_through_restart(self, task: Task, wait_s: float, follow: bool) -> Task:
+        try:
+            return self.get_task(task.id, wait_s, task.version if follow else None)
+        except PeerError:
+            self._wait_for_daemon()
+            return self.get_task(task.id)
+
+    def _wait_for_daemon(self) -> None:
+        """PeerError when none answers within some seconds."""
+        deadline = time.monotonic() + _RECONNECT_S
+        while not _answers(self.socket_path):
+            if time.monotonic() > deadline:
+                raise PeerError(f"The daemon at {self.socket_path} has gone away.", hint="Start it with `ramet serve`.")
+            time.sleep(0.1)
+
+
+def _answers(socket_path: Path) -> bool:
+    """Does someone listen there?"""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(5.0)
+        try:
+            sock.connect(os.fspath(socket_path))
+        except PermissionError as exc:
+            raise PeerError(
+                f"You may not use the daemon at {socket_path}.", hint="Become a member of its group, or use sudo."
+            ) from exc
+        except OSError:
+            return False
+    return True
+
+
+def _receive_stream(sock: socket.socket, request: bytes) -> socket.socket:
+    sock.sendall(request)
+    line, fds, _, _ = socket.recv_fds(sock, 1 << 16, 1)
+    while line and not line.endswith(b"\n") and (more := sock.recv(1 << 16)):
+        line += more
+    stream = socket.socket(fileno=fds[0]) if fds else None
+    answer = json.loads(line or b"{}")
+    if stream is None:
+        raise from_dict(answer.get("error") or {"code": "peer", "message": "The daemon closed the connection."})
+    return stream
+
+
+def _chunks(data: bytes | IO[bytes] | Iterable[bytes]) -> bytes | Iterable[bytes]:
+    if isinstance(data, bytes):
+        return data
+    if hasattr(data, "read"):
+        return iter(lambda: data.read(1 << 18), b"")
+    return data
+
+
+def _quote(text: str) -> str:
+    from urllib.parse import quote
+
+    return quote(text, safe="")
+
+
+def _vm(ref: str, *rest: str) -> str:
+    return "/".join(["/v1/vms", _quote(ref), *(_quote(part) for part in rest)])

@@ -1,0 +1,142 @@
+"""What the API asks of the host: every method that a route calls, and nothing else.
+
+``ramet.host.service.Host`` fits this protocol. A `ref` is a VM's name, id, or the unique beginning of its id;
+NotFoundError for one that is not there. Methods that return a `Task` have checked what can be checked at once and raise
+what they find (UsageError, ConflictError, StateError, BusyError, CapacityError, …): what goes wrong later is the
+task's error. `by_uid` is the caller's user id on this host.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from typing import Literal, Protocol
+
+from ramet.host.events import EventLog
+from ramet.host.tasks import TaskManager
+from ramet.model.host import Image, Network, Task
+from ramet.model.requests import (
+    AddDisk,
+    BuildImage,
+    ChangeVm,
+    CloneVm,
+    CreateNetwork,
+    CreateVm,
+    Exec,
+    ExportDisk,
+    GrowDisk,
+    ImportImage,
+    NicChange,
+    NicRequest,
+    StopVm,
+)
+from ramet.model.views import CheckView, CloneForecast, ExecResult, HostView, TreeNode, VmView
+
+StreamKind = Literal["tcp", "console", "vnc"]
+
+
+class Host(Protocol):
+    """The engine behind the API."""
+
+    @property
+    def tasks(self) -> TaskManager: ...
+
+    @property
+    def events(self) -> EventLog: ...
+
+    # VMs
+
+    async def create_vm(self, request: CreateVm, by_uid: int | None) -> Task: ...
+
+    async def list_vms(self) -> list[VmView]: ...
+
+    async def show_vm(self, ref: str) -> VmView: ...
+
+    async def start_vm(self, ref: str) -> Task: ...
+
+    async def stop_vm(self, ref: str, request: StopVm) -> Task: ...
+
+    async def restart_vm(self, ref: str, hard: bool) -> Task: ...
+
+    async def suspend_vm(self, ref: str) -> Task: ...
+
+    async def resume_vm(self, ref: str) -> Task: ...
+
+    async def freeze_vm(self, ref: str) -> Task: ...
+
+    async def thaw_vm(self, ref: str) -> Task: ...
+
+    async def change_vm(self, ref: str, request: ChangeVm) -> VmView: ...
+
+    async def remove_vm(self, ref: str, force: bool) -> Task: ...
+
+    async def clone_vm(self, ref: str, request: CloneVm, by_uid: int | None) -> Task:
+        """The task's result is a list of `CloneResult`."""
+
+    async def forecast_clone(self, ref: str, request: CloneVm) -> CloneForecast:
+        """The dry run: every check, no change."""
+
+    # Hardware
+
+    async def change_nic(self, ref: str, request: NicChange) -> VmView: ...
+
+    async def add_nic(self, ref: str, request: NicRequest) -> VmView: ...
+
+    async def remove_nic(self, ref: str, nic_id: str) -> VmView: ...
+
+    async def add_disk(self, ref: str, request: AddDisk) -> VmView: ...
+
+    async def grow_disk(self, ref: str, disk_id: str, request: GrowDisk) -> VmView: ...
+
+    async def remove_disk(self, ref: str, disk_id: str) -> VmView: ...
+
+    async def export_disk(self, ref: str, disk_id: str, request: ExportDisk) -> Task: ...
+
+    # Inside the guest
+
+    async def exec_in_vm(self, ref: str, request: Exec) -> ExecResult: ...
+
+    def read_file(self, ref: str, path: str) -> AsyncIterator[bytes]:
+        """An async generator; what it raises before its first chunk becomes the answer."""
+
+    async def write_file(self, ref: str, path: str, data: AsyncIterator[bytes], mode: int) -> None: ...
+
+    async def screenshot(self, ref: str) -> bytes:
+        """PNG."""
+
+    async def console_log(self, ref: str, max_bytes: int) -> bytes: ...
+
+    async def open_stream(self, kind: StreamKind, ref: str, port: int | None) -> socket.socket:
+        """A connected socket; the caller owns and closes it."""
+
+    async def address_of(self, ref: str) -> str:
+        """The guest's IPv4 address; StateError when none is known."""
+
+    async def install_tools(self, ref: str) -> Task: ...
+
+    # Networks and images
+
+    async def create_network(self, request: CreateNetwork) -> Network: ...
+
+    async def list_networks(self) -> list[Network]: ...
+
+    async def remove_network(self, name: str) -> None: ...
+
+    async def build_image(self, request: BuildImage) -> Task: ...
+
+    async def import_image(self, request: ImportImage) -> Task: ...
+
+    async def list_images(self) -> list[Image]: ...
+
+    async def remove_image(self, name: str) -> None: ...
+
+    # The host
+
+    async def tree(self) -> list[TreeNode]: ...
+
+    async def host_view(self) -> HostView: ...
+
+    async def doctor(self) -> list[CheckView]: ...
+
+    async def selftest(self) -> Task:
+        """The task's result is a list of `CheckView`."""
