@@ -145,7 +145,7 @@ size_t gaps(struct range *keep, size_t kept, uint64_t top, struct range *out) {
     size_t n = 0;
     uint64_t at = 0;
     qsort(keep, kept, sizeof *keep, by_start);
-    for (size_t i = 0; i < kept; i++) {
+    for (size_t i = 0; i < kept && keep[i].start < top; i++) {
         if (keep[i].start >= keep[i].end || keep[i].end <= at) continue;
         if (keep[i].start > at) out[n++] = (struct range){at, keep[i].start};
         at = keep[i].end;

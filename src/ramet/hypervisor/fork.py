@@ -159,8 +159,14 @@ class ForkClient:
         """Connects; every single wait on the library is bounded by `timeout_s`. Raises OSError when nobody listens."""
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         try:
-            connection.settimeout(timeout_s)
+            # A blocking connect waits in the listener's queue, up to the send timeout; a non-blocking one, which is
+            # what a Python timeout makes of it, fails at once when the queue is full.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(timeout_s))
             connection.connect(os.fspath(path))
+            connection.settimeout(timeout_s)
+        except BlockingIOError as exc:
+            connection.close()
+            raise DeadlineError("The fork library does not take connections.") from exc
         except BaseException:
             connection.close()
             raise
@@ -248,6 +254,10 @@ class ForkClient:
         except ForkError:
             _close_all(list(fds))
             raise
+
+
+def _timeval(seconds: float) -> bytes:
+    return struct.pack("@ll", int(seconds), max(1, int(seconds % 1 * 1e6)))
 
 
 def _accept(packet: bytes, kind: int) -> Reply:

@@ -119,7 +119,7 @@ def listen_control(path: Path) -> socket.socket:
     try:
         listener.bind(os.fspath(path))
         path.chmod(0o600)
-        listener.listen(16)
+        listener.listen(64)
     except BaseException:
         listener.close()
         raise

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from native_kit import LIBRARY_SOURCES, NATIVE, PROGRAMS, Nursery, compile_c
+from tests.unit.native.native_kit import LIBRARY_SOURCES, NATIVE, PROGRAMS, Nursery, compile_c
 
 from ramet.hypervisor.fork import NativePaths
 

@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -221,20 +220,3 @@ def raw_packets(path: Path, packet: bytes, fds: tuple[int, ...] = ()) -> bytes:
         s.connect(os.fspath(path))
         socket.send_fds(s, [packet], fds) if fds else s.send(packet)
         return s.recv(4096)
-
-
-def run_python_as(user: int, code: str, *arguments: str) -> str:
-    """Runs `code` as another user, with the interpreter's own library alone; its output."""
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", code, *arguments],
-        user=user,
-        group=user,
-        extra_groups=[],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=TIMEOUT_S,
-        cwd="/",
-        env={},
-        text=True,
-    )
-    return done.stdout

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from native_kit import PROGRAMS, RAM_BYTES, Nursery, Process, compile_c
+from tests.unit.native.native_kit import PROGRAMS, RAM_BYTES, Nursery, Process, compile_c
 
 from ramet.errors import ForkError
 
