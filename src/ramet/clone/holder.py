@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from ramet.hypervisor.descriptors import DescriptorTable, SocketKind
 from ramet.hypervisor.fork import ForkClient, ForkReply, ForkRequest, environment
-from ramet.hypervisor.plan import RunDir
 from ramet.hypervisor.process import QemuProcess
+from ramet.hypervisor.rundir import RunDir
 from ramet.machine.rooms import Rooms
 from ramet.model.units import MIB
 
@@ -33,10 +33,10 @@ class HolderPlan:
 async def planned_holder(rooms: Rooms, moment_id: str, memory_mib: int) -> AsyncIterator[HolderPlan]:
     """Socket, memory file and arguments. The socket's directory goes with the context."""
     run_dir = RunDir(rooms.paths.vm_run(f"m-{moment_id}"))
-    run_dir.path.mkdir(mode=0o711, parents=True, exist_ok=True)
+    run_dir.create()
     try:
         with DescriptorTable(forked=True) as table:
-            null = [os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC) for _ in range(3)]
+            null = [os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC) for _ in range(3)]
             try:
                 ram = table.ram_file(memory_mib * MIB)
                 control = table.listen(run_dir.fork, SocketKind.SEQPACKET)
@@ -55,7 +55,7 @@ async def planned_holder(rooms: Rooms, moment_id: str, memory_mib: int) -> Async
 @contextlib.asynccontextmanager
 async def held(rooms: Rooms, reply: ForkReply) -> AsyncIterator[QemuProcess]:
     """Ends the holder when its moment is let go."""
-    process = QemuProcess.from_fork(reply.pid, reply.pidfd, rooms.qemu, rooms.paths.run)
+    process = QemuProcess.from_fork(reply.pid, reply.pidfd)
     try:
         yield process
     finally:

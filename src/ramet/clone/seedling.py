@@ -20,14 +20,12 @@ from dataclasses import dataclass, field
 from ramet.clone.moments import overlay_id
 from ramet.hypervisor.devicestate import replace_macs
 from ramet.hypervisor.fork import ForkReply, ForkRequest
-from ramet.hypervisor.plan import LaunchPlan
 from ramet.hypervisor.process import QemuProcess
-from ramet.machine.lifecycle import Happening
 from ramet.machine.live import LiveMachine
 from ramet.machine.power import end_process
 from ramet.machine.rooms import Rooms
 from ramet.machine.steps import reach
-from ramet.machine.wiring import Wiring, attach_nic, launch_plan, wired
+from ramet.machine.wiring import attach_nic, wire
 from ramet.model.machine import Lineage, Machine, Vm, VmState
 from ramet.model.views import CloneTimings
 
@@ -38,39 +36,39 @@ class Seedling:
 
     live: LiveMachine
     source_macs: dict[str, str]
-    plan: LaunchPlan | None = None
-    wiring: Wiring | None = None
+    request: ForkRequest | None = None
     process: QemuProcess | None = None
     timings: CloneTimings = field(default_factory=CloneTimings)
     forked_at: float = 0.0
     running_at: float = 0.0
-    _stack: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
+    stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     @property
     def layer_ids(self) -> tuple[str, ...]:
         return tuple(disk.layer for disk in self.live.vm.machine.disks)
 
-    def request(self) -> ForkRequest:
+    @property
+    def asked(self) -> ForkRequest:
         """What the process that holds the memory is asked for."""
-        assert self.plan is not None
-        return self.plan.fork_request()
+        assert self.request is not None
+        return self.request
 
     def forked(self, reply: ForkReply) -> None:
         """The fork is done: its process is ours to end from here on. Takes over the reply's pidfd."""
         self.forked_at = time.monotonic()
         self.process = QemuProcess.from_fork(
-            reply.pid, reply.pidfd, self.live.rooms.qemu, self.live.rooms.paths.vm(self.live.id)
+            reply.pid, reply.pidfd, log_dir=self.live.rooms.paths.vm(self.live.id)
         )
         rooms, vm = self.live.rooms, self.live.vm
         rooms.cgroups.place(vm.id, vm.lineage_id, reply.pid, vm.machine.cpu_limit_percent)
 
-    async def close_handed_over(self) -> None:
+    def close_handed_over(self) -> None:
         """QEMU has its own copies of every descriptor: close ours, so that no lock and no tap outlives it."""
-        await self._stack.aclose()
+        self.stack.close()
 
     async def discard(self) -> None:
         """Undo everything, whatever phase it was in."""
-        await self._stack.aclose()
+        self.stack.close()
         if self.process is not None:
             await end_process(self.live, self.process)
         await self.live.detach()
@@ -131,21 +129,17 @@ async def prepare(rooms: Rooms, record: Vm, parents: dict[str, str], source_macs
 
 
 async def _open(seedling: Seedling) -> None:
-    live = seedling.live
-    log_dir = live.rooms.paths.vm(live.id)
-    log_dir.mkdir(parents=True, exist_ok=True)
-    log_dir.chmod(0o711)
-    wiring = await seedling._stack.enter_async_context(wired(live, attach=False))
-    seedling.wiring = wiring
-    seedling.plan = seedling._stack.enter_context(launch_plan(live, wiring, forked=True, incoming=True))
-    live.taps = wiring.names
+    plan = await wire(seedling.live, attach=False, forked=True, incoming=True)
+    seedling.stack.enter_context(plan)
+    stdio = seedling.stack.enter_context(plan.stdio())
+    seedling.request = ForkRequest(plan.argv, plan.env, (*stdio, *plan.table.fds), plan.name)
 
 
 async def become(seedling: Seedling, device_state: bytes, pending_rpc: bytes) -> None:
     """From a fresh QEMU to a running VM. On failure the caller discards the seedling."""
     live, process = seedling.live, seedling.process
     assert process is not None
-    await seedling.close_handed_over()
+    seedling.close_handed_over()
     await live.attach(process, pending_rpc=pending_rpc)
     seedling.timings = seedling.timings.changed(qemu=_ms_since(seedling.forked_at))
     loading = time.monotonic()
@@ -158,7 +152,7 @@ async def become(seedling: Seedling, device_state: bytes, pending_rpc: bytes) ->
     seedling.timings = seedling.timings.changed(running=_ms_since(running))
     seedling.running_at = time.monotonic()
     reach("clone.running")
-    await live.mark_running(process, Happening.STARTED)
+    await live.mark_running(process, launched=False)
 
 
 async def _load(seedling: Seedling, device_state: bytes) -> None:

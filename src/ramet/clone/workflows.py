@@ -23,7 +23,7 @@ from ramet.clone.moments import StaleVerdict, Taken
 from ramet.clone.seedling import Seedling, become, new_record, prepare
 from ramet.errors import DamagedError, RametError
 from ramet.hypervisor.fork import ForkReply
-from ramet.hypervisor.plan import RunDir
+from ramet.hypervisor.rundir import RunDir
 from ramet.machine.lifecycle import Operation, next_state
 from ramet.machine.live import LiveMachine
 from ramet.machine.steps import reach
@@ -62,7 +62,7 @@ async def _clone_running(
     reach("clone.prepared")
     try:
         if len(seedlings) == 1:
-            taken = await moments.take(live, turns, [seedlings[0].request()], hold=False)
+            taken = await moments.take(live, turns, [seedlings[0].asked], hold=False)
             await _become_from_stun(seedlings[0], taken, adopt)
         else:
             taken = await _take_with_holder(live, turns, moment_id, seedlings, adopt)
@@ -138,7 +138,7 @@ async def _become_all(
 
     async def grow(seedling: Seedling) -> None:
         async with gate:
-            reply: ForkReply = await fork_from(live.rooms, holder, seedling.request())
+            reply: ForkReply = await fork_from(live.rooms, holder, seedling.asked)
             await _become_forked(seedling, reply, device_state, pending_rpc, adopt)
 
     try:

@@ -55,7 +55,7 @@ class Recovery:
     async def _recover_vm(self, vm: Vm, *, half_made: bool) -> None:
         live = LiveMachine(self._floor.rooms, vm)
         self._floor.add(live)
-        process = QemuProcess.adopt(vm.process, self._floor.rooms.paths.vm(vm.id)) if vm.process else None
+        process = QemuProcess.adopt(vm.process, log_dir=self._floor.rooms.paths.vm(vm.id)) if vm.process else None
         if process is None:
             await self._end_behind(self._floor.rooms.paths.vm_run(vm.id))
             await self._without_process(live, half_made=half_made)

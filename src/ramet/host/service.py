@@ -12,7 +12,7 @@ from typing import Any, Self
 import structlog
 
 import ramet
-from ramet.errors import NotFoundError, RametError, StateError, UnsupportedError
+from ramet.errors import RametError, StateError, UnsupportedError
 from ramet.host.book import HostBook
 from ramet.host.clones import CloneDesk
 from ramet.host.doctor import examine
@@ -33,7 +33,7 @@ from ramet.host.vms import VmDesk
 from ramet.hypervisor.accelerator import AcceleratorReport, probe
 from ramet.hypervisor.cgroup import Cgroups
 from ramet.hypervisor.fork import install_native, library_problem
-from ramet.hypervisor.process import QemuUser
+from ramet.hypervisor.process import find_user
 from ramet.hypervisor.stun_client import StunHelper
 from ramet.hypervisor.version import Qemu, find_qemu
 from ramet.machine import hardware, power
@@ -391,7 +391,7 @@ async def _rooms(
     problem = library_problem()
     if problem is not None:
         raise UnsupportedError(problem, hint="'ramet doctor' says more.")
-    user = _qemu_user(settings.qemu_user)
+    user = find_user(settings.qemu_user)
     networks = Networks(paths.root, qemu_uid=user.uid if user else None)
     await networks.start()
     stun = StunHelper(log_path=paths.root / "stun.log")
@@ -416,15 +416,3 @@ async def _rooms(
             parallel_forks=settings.parallel_forks,
         ),
     )
-
-
-def _qemu_user(name: str) -> QemuUser | None:
-    """The unprivileged user QEMU runs as; None (the daemon's own) when we are not root or there is no such user."""
-    if os.geteuid() != 0:
-        return None
-    try:
-        return QemuUser.find(name)
-    except (KeyError, NotFoundError):
-        return None
-
-

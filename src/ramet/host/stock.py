@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ramet.errors import ConflictError, NotFoundError
-from ramet.guest.images import BuiltImage, build_debian, build_micro
+from ramet.guest.images.built import BuiltImage
+from ramet.guest.images.debian import build_debian
+from ramet.guest.images.micro import build_micro
 from ramet.host.floor import Floor
 from ramet.host.tasks import TaskHandle, TaskManager
 from ramet.model.host import Image, Network, Task

@@ -16,15 +16,17 @@ from typing import Any
 from ramet.errors import RametError, StateError
 from ramet.guest.agent import Agent
 from ramet.guest.rpc_channel import RpcChannel
-from ramet.hypervisor.plan import RunDir
 from ramet.hypervisor.process import QemuProcess
 from ramet.hypervisor.qmp import QmpSession
+from ramet.hypervisor.rundir import RunDir
 from ramet.machine.lifecycle import Happening, Operation, next_state
 from ramet.machine.rooms import Rooms
 from ramet.machine.rpc_service import GuestService
-from ramet.model.machine import Vm, VmState
+from ramet.model.machine import Process, Vm, VmState
 
 _log = logging.getLogger(__name__)
+
+FOR_EVER_S = 1e9
 
 
 class LiveMachine:
@@ -153,7 +155,7 @@ class LiveMachine:
         """Follow QEMU's events until its process ends, then set things right."""
         events = asyncio.create_task(self._follow_events(), name=f"events {self.name}")
         try:
-            await process.wait_exit(None)
+            await process.wait_exit(FOR_EVER_S)
         finally:
             events.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -221,16 +223,13 @@ class LiveMachine:
         async with asyncio.timeout(timeout_s):
             await agent.shutdown()
 
-    async def mark_running(self, process: QemuProcess, cause: Happening | None = Happening.STARTED) -> None:
-        """Record the process of a VM that now runs."""
-        update = {
-            "process": process.record(self.rooms.accelerator, self.rooms.qemu, launched=self.vm_is_launched(process)),
-            "started_at": time.time(),
-        }
-        if cause is None:
-            await self.change(**update)
-        else:
-            await self.move(cause, **update)
+    def process_record(self, process: QemuProcess, *, launched: bool) -> Process:
+        """What a later daemon finds the process by."""
+        qemu = self.rooms.qemu
+        return process.record(self.rooms.accelerator, qemu.version_text, qemu.build_id, launched=launched)
 
-    def vm_is_launched(self, process: QemuProcess) -> bool:
-        return process.launched
+    async def mark_running(self, process: QemuProcess, *, launched: bool) -> None:
+        """Record the process of a VM that now runs."""
+        await self.move(
+            Happening.STARTED, process=self.process_record(process, launched=launched), started_at=time.time()
+        )

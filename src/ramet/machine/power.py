@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 from ramet.errors import DeadlineError, PeerError, QemuError, RametError
-from ramet.hypervisor.process import QemuProcess, launch
+from ramet.hypervisor.process import QemuProcess
 from ramet.machine.lifecycle import Happening, Operation, next_state
 from ramet.machine.live import LiveMachine
-from ramet.machine.wiring import launch_plan, wired
+from ramet.machine.wiring import wire
 from ramet.model.machine import VmState
 
 KILL_TIMEOUT_S = 10.0
@@ -46,11 +46,8 @@ async def _settle_machine_type(live: LiveMachine) -> None:
 
 async def _launch(live: LiveMachine, *, incoming: bool) -> None:
     rooms = live.rooms
-    live.rooms.paths.vm(live.id).mkdir(parents=True, exist_ok=True)
-    async with wired(live, attach=True) as wiring:
-        with launch_plan(live, wiring, forked=False, incoming=incoming) as plan:
-            process = await launch(plan, rooms.user)
-    live.taps = wiring.names
+    plan = await wire(live, attach=True, forked=False, incoming=incoming)
+    process = await QemuProcess.launch(plan, rooms.user)
     rooms.cgroups.place(live.id, live.vm.lineage_id or live.id, process.pid, live.vm.machine.cpu_limit_percent)
     try:
         await live.attach(process)
@@ -58,7 +55,7 @@ async def _launch(live: LiveMachine, *, incoming: bool) -> None:
             await _load_suspended(live)
         await restore_links(live)
         await live.qmp.cont()
-        await live.mark_running(process)
+        await live.mark_running(process, launched=True)
     except BaseException as exc:
         await end_process(live, process)
         if isinstance(exc, PeerError) and (reason := process.exit_reason()):
@@ -83,7 +80,8 @@ async def _abort_start(live: LiveMachine, suspended: bool) -> None:
 async def end_process(live: LiveMachine, process: QemuProcess) -> None:
     """Kill and reap; waits until the record has followed."""
     process.kill()
-    await process.wait_exit(KILL_TIMEOUT_S)
+    with contextlib.suppress(DeadlineError):
+        await process.wait_exit(KILL_TIMEOUT_S)
     if not await live.wait_ended(KILL_TIMEOUT_S):
         await live.detach()
 

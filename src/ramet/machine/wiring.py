@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+import asyncio
 
 from ramet.errors import NotFoundError
-from ramet.hypervisor.plan import DiskChain, LaunchPlan, LayerFile, NicBackend, build_plan
+from ramet.hypervisor.blocknodes import DiskChain, LayerFile
+from ramet.hypervisor.plan import LaunchPlan, NicBackend, build_plan
 from ramet.machine.live import LiveMachine
 from ramet.machine.rooms import Rooms
 from ramet.model.machine import Disk, Nic
@@ -23,39 +22,6 @@ def disk_chain(rooms: Rooms, disk: Disk) -> DiskChain:
     )
 
 
-@dataclass
-class Wiring:
-    """Open taps of a VM that is being started; closed here once QEMU has its own copies."""
-
-    taps: dict[str, OpenTap] = field(default_factory=dict)
-
-    @property
-    def names(self) -> dict[str, str]:
-        return {nic_id: tap.name for nic_id, tap in self.taps.items()}
-
-    def backends(self, nics: tuple[Nic, ...]) -> tuple[NicBackend, ...]:
-        return tuple(NicBackend(nic.id, self.taps[nic.id].fd if nic.id in self.taps else None) for nic in nics)
-
-    def close(self) -> None:
-        for tap in self.taps.values():
-            tap.close()
-
-
-@contextlib.asynccontextmanager
-async def wired(live: LiveMachine, *, attach: bool) -> AsyncIterator[Wiring]:
-    """Taps for every NIC that needs one, on their port groups if `attach`. They vanish unless QEMU took them over."""
-    wiring = Wiring()
-    try:
-        for index, nic in enumerate(live.vm.machine.nics):
-            if not nic.is_user_mode:
-                wiring.taps[nic.id] = await live.rooms.networks.open_tap(live.id, index)
-                if attach:
-                    await attach_nic(live, nic, wiring.taps[nic.id].name)
-        yield wiring
-    finally:
-        wiring.close()
-
-
 async def attach_nic(live: LiveMachine, nic: Nic, tap_name: str) -> None:
     """Put a tap where the NIC's record says: a port group when it is connected to one, else nowhere."""
     network = nic.network if nic.connected else None
@@ -66,26 +32,55 @@ async def attach_nic(live: LiveMachine, nic: Nic, tap_name: str) -> None:
     await live.rooms.networks.attach(tap_name, network)
 
 
-def launch_plan(
-    live: LiveMachine,
-    wiring: Wiring,
-    *,
-    forked: bool,
-    incoming: bool,
-    memory_files: Mapping[str, int] | None = None,
-) -> LaunchPlan:
-    """Everything QEMU is started with. The caller owns the plan's descriptor table, and closes it."""
+async def wire(live: LiveMachine, *, attach: bool, forked: bool, incoming: bool) -> LaunchPlan:
+    """Open all that the VM's QEMU is born with, and write its command line.
+
+    Taps are put on their port groups if `attach`. The caller owns the plan; on failure nothing stays open.
+    """
+    taps = await _open_taps(live, attach=attach)
+    live.taps = {nic_id: tap.name for nic_id, tap in taps.items()}
+    return await asyncio.to_thread(_plan, live, taps, forked, incoming)
+
+
+async def _open_taps(live: LiveMachine, *, attach: bool) -> dict[str, OpenTap]:
+    taps: dict[str, OpenTap] = {}
+    try:
+        for index, nic in enumerate(live.vm.machine.nics):
+            if nic.is_user_mode:
+                continue
+            taps[nic.id] = await live.rooms.networks.open_tap(live.id, index)
+            if attach:
+                await attach_nic(live, nic, taps[nic.id].name)
+    except BaseException:
+        for tap in taps.values():
+            tap.close()
+        raise
+    return taps
+
+
+def _plan(live: LiveMachine, taps: dict[str, OpenTap], forked: bool, incoming: bool) -> LaunchPlan:
     rooms, machine = live.rooms, live.vm.machine
+    user, log_dir = rooms.user, rooms.paths.vm(live.id)
+    try:
+        chains = [disk_chain(rooms, disk) for disk in machine.disks]
+        log_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+        log_dir.chmod(0o711)
+        live.run_dir.create(user.uid if user else None, user.gid if user else None)
+    except BaseException:
+        for tap in taps.values():
+            tap.close()
+        raise
+    backends = [NicBackend(nic.id, taps[nic.id].fd if nic.id in taps else None) for nic in machine.nics]
     return build_plan(
         machine,
-        qemu=rooms.qemu,
-        accelerator=rooms.accelerator,
-        run_dir=live.run_dir,
-        log_dir=rooms.paths.vm(live.id),
-        chains=tuple(disk_chain(rooms, disk) for disk in machine.disks),
-        nics=wiring.backends(machine.nics),
-        native=rooms.native,
-        user=rooms.user,
+        rooms.qemu,
+        rooms.accelerator,
+        live.run_dir,
+        log_dir,
+        chains,
+        backends,
+        rooms.native,
         forked=forked,
-        incoming=incoming,
+        incoming="defer" if incoming else None,
+        paused=True,
     )
