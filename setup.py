@@ -68,7 +68,7 @@ class BuildNative(Command):
 
 
 class BuildAll(build):
-    sub_commands: ClassVar[list] = [("build_native", None), *build.sub_commands]
+    sub_commands: ClassVar[list] = [*build.sub_commands, ("build_native", None)]  # last: over what an editable build left
 
 
 class NativeDistribution(Distribution):
