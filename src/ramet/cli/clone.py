@@ -59,7 +59,6 @@ def clone(
     """
     from ramet.cli import parsing
     from ramet.errors import UsageError
-    from ramet.model.base import parse
     from ramet.model.requests import CloneVm
 
     if connect and disconnect_nics:
@@ -76,7 +75,7 @@ def clone(
         "dry_run": dry_run,
         "max_stun_ms": max_stun,
     }
-    request = parse(CloneVm, fields)
+    request = parsing.request(CloneVm, fields)
     if dry_run:
         _forecast(session, source, request)
     else:

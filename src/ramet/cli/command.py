@@ -101,15 +101,21 @@ class Root(Group):
     def list_commands(self, ctx: Any) -> list[str]:
         return sorted(super().list_commands(ctx), key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
 
-    def main(  # type: ignore[override] - the rest goes on as it came
-        self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
     ) -> Any:
         from ramet.cli.failure import guarded
 
         if f"_{(prog_name or '').upper()}_COMPLETE" in os.environ:
-            return super().main(args, prog_name, **extra)
-        extra["standalone_mode"] = False
-        sys.exit(guarded(lambda: super(Root, self).main(args, prog_name, **extra)))
+            return super().main(args, prog_name, complete_var, **extra)
+        run = functools.partial(super().main, args, prog_name, complete_var, False, windows_expand_args, **extra)
+        sys.exit(guarded(run))
 
 
 def argument_name(parameter: Any) -> str:
@@ -151,14 +157,26 @@ def group(name: str, help: str, *, examples: Sequence[str] = ()) -> typer.Typer:
 
 
 def command(
-    app: typer.Typer, name: str, *, examples: Sequence[str] = (), hidden: bool = False, passthrough: bool = False
+    app: typer.Typer,
+    name: str,
+    *,
+    examples: Sequence[str] = (),
+    hidden: bool = False,
+    passthrough: bool = False,
+    foreign_options: bool = False,
 ) -> Callable[[Function], Function]:
-    """Register a function as a command of `app`. `passthrough`: everything after the first argument is the guest's."""
+    """Register a function as a command of `app`.
+
+    `passthrough`: everything after the first argument belongs to the guest's command. `foreign_options`: unknown
+    options are arguments.
+    """
 
     def decorate(function: Function) -> Function:
         settings: dict[str, Any] = {"max_content_width": 100}
         if passthrough:
             settings["allow_interspersed_args"] = False
+        if foreign_options:
+            settings["ignore_unknown_options"] = True
         registered = app.command(
             name,
             cls=Command,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -33,14 +32,14 @@ def guest_files(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def _names(ctx: typer.Context, ask: Callable[[Any], Any], incomplete: str) -> list[str]:
     """Names of what `ask` lists, if a daemon runs already and answers at once."""
-    from ramet.cli.session import Setup, default_state_dir
+    from ramet.cli.session import Setup, resolve_state
 
     root = ctx.find_root()
     setup = root.obj if isinstance(root.obj, Setup) else Setup()
     state = ctx.params.get("state") or root.params.get("state")
     try:
         with _deadline(PATIENCE_S):
-            client = setup.connect(Path(state).expanduser().absolute() if state else default_state_dir(), False)
+            client = setup.connect(resolve_state(state), False)
             try:
                 return sorted(item.name for item in ask(client) if item.name.startswith(incomplete))
             finally:

@@ -98,14 +98,16 @@ def nic_set(
     mac: Annotated[str | None, typer.Option("--mac", metavar="MAC", help="Only while the VM is off.")] = None,
 ) -> None:
     """Move a network card to another port group, or plug and unplug its cable, also while the VM runs."""
+    from ramet.cli import parsing
     from ramet.errors import UsageError
-    from ramet.model.base import parse
     from ramet.model.requests import NicChange
 
     if network is None and connect is None and mac is None:
         raise UsageError("Nothing to change was given.", hint="See 'ramet vm nic set --help'.")
     fields = {"id": nic_id, "network": "" if network == "none" else network, "connected": connect, "mac": mac}
-    _done(session, session.client.change_nic(session.vm(vm), parse(NicChange, fields)), vm, f"{nic_id} changed")
+    _done(
+        session, session.client.change_nic(session.vm(vm), parsing.request(NicChange, fields)), vm, f"{nic_id} changed"
+    )
 
 
 @command(nic, "rm", examples=("ramet vm nic rm web net1",))

@@ -71,7 +71,6 @@ def exec_(
     import base64
 
     from ramet.cli import parsing
-    from ramet.model.base import parse
     from ramet.model.requests import Exec
     from ramet.model.units import parse_duration_s
 
@@ -82,7 +81,7 @@ def exec_(
         "env": parsing.keys(env, "--env"),
         "stdin_base64": data,
     }
-    result = session.client.exec_in_vm(session.vm(vm), parse(Exec, fields))
+    result = session.client.exec_in_vm(session.vm(vm), parsing.request(Exec, fields))
     stdout, stderr = base64.b64decode(result.stdout_base64), base64.b64decode(result.stderr_base64)
     if session.out.as_json:
         texts = {"stdout": stdout.decode(errors="replace"), "stderr": stderr.decode(errors="replace")}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,7 +20,12 @@ tools = group("tools", "Ramet's tools inside guests.", examples=("ramet tools in
 def register(app: typer.Typer) -> None:
     """Put the commands of this file into `app`."""
     command(app, "doctor", examples=("ramet doctor", "ramet doctor --selftest", "ramet doctor --json"))(doctor)
-    command(app, "serve", examples=("ramet serve", "ramet --state /srv/ramet serve"))(serve)
+    command(
+        app,
+        "serve",
+        foreign_options=True,
+        examples=("ramet serve", "ramet serve --state /srv/ramet --chain-bound 4 --log-level debug"),
+    )(serve)
     command(app, "demo", examples=("ramet demo", "ramet demo --micro    # in seconds", "ramet demo --keep"))(demo)
     command(app, "version", examples=("ramet version", "ramet version --json"))(version)
 
@@ -55,7 +59,7 @@ def examine(session: Session) -> list[CheckView]:
 
         reason = getattr(error, "message", str(error))
         daemon = CheckView(name="daemon", status="missing", found=reason, remedy=getattr(error, "hint", None))
-        return [daemon, *local.examine(session.state_dir)]
+        return [daemon, *local.examine_alone(session.state_dir)]
 
 
 def _selftest(session: Session) -> list[CheckView]:
@@ -68,12 +72,17 @@ def _selftest(session: Session) -> list[CheckView]:
 
 def serve(
     session: Session,
-    stop_vms: Annotated[bool, typer.Option("--stop-vms", help="Stop all VMs when the daemon ends.")] = False,
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[--SETTING VALUE]...", help="Any setting, like --chain-bound 4.")
+    ] = None,
+    stop_vms: Annotated[bool, typer.Option("--stop-vms", help="Power off all VMs when the daemon ends.")] = False,
 ) -> None:
     """Run the daemon in the foreground. Other commands start it by themselves; VMs outlive it."""
-    from ramet.host import daemon
+    from ramet.cli import parsing
+    from ramet.serve import run
 
-    daemon.run(session.state_dir, stop_vms=stop_vms)
+    flags = parsing.settings(settings or [])
+    raise typer.Exit(run(session.state_dir if session.given_state else None, stop_vms=stop_vms, flags=flags))
 
 
 @command(tools, "install", examples=("ramet tools install web",))
@@ -92,7 +101,6 @@ def demo(
     frozen: Annotated[
         int, typer.Option("--frozen", metavar="N", help="Clones of the frozen guest.", min=1, max=16)
     ] = 5,
-    own_state: Annotated[bool, typer.Option("--own-state", hidden=True)] = False,
 ) -> None:
     """Boot a guest once, clone it live and frozen, delete it, and see the clones alive; with all times.
 
@@ -111,7 +119,3 @@ def version(session: Session) -> None:
 
     facts = {"ramet": __version__, "python": platform.python_version()}
     session.show(facts, lambda: session.out.line(f"ramet {__version__}"))
-
-
-def state_of_demo(explicit: Path | None) -> Path | None:
-    return explicit

@@ -44,7 +44,7 @@ def build(
     force: Annotated[bool, typer.Option("--force", help="Build again when it is there already.")] = False,
 ) -> None:
     """Build an image from this machine's own apt sources: Debian in about a minute, micro in seconds."""
-    from ramet.model.base import parse
+    from ramet.cli import parsing
     from ramet.model.requests import BuildImage
     from ramet.model.units import parse_size_mib
 
@@ -55,7 +55,7 @@ def build(
         "packages": tuple(package or ()),
         "force": force,
     }
-    session.settle(session.client.build_image(parse(BuildImage, fields)))
+    session.settle(session.client.build_image(parsing.request(BuildImage, fields)))
     _made(session, name or recipe, "built")
 
 
@@ -73,13 +73,15 @@ def import_(
     """Copy a disk of another system in, as an image."""
     from pathlib import Path
 
-    from ramet.model.base import parse
+    from ramet.cli import parsing
     from ramet.model.requests import ImportImage
 
     path = Path(file).expanduser().absolute()
     known = {image.name for image in session.client.list_images()}
     session.settle(
-        session.client.import_image(parse(ImportImage, {"path": str(path), "name": name, "firmware": firmware}))
+        session.client.import_image(
+            parsing.request(ImportImage, {"path": str(path), "name": name, "firmware": firmware})
+        )
     )
     added = [image.name for image in session.client.list_images() if image.name not in known]
     _made(session, name or (added[0] if added else path.stem), "imported")
@@ -103,7 +105,7 @@ def rm(
 
     def remove(name: str) -> dict[str, str]:
         session.named.append(("image", name))
-        session.settle(session.client.remove_image(name))
+        session.client.remove_image(name)
         session.out.say(Cell(name, "bold"), " removed")
         return {"removed": name}
 

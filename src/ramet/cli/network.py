@@ -30,11 +30,11 @@ def create(
     isolated: Annotated[bool, typer.Option("--isolated", help="Guests do not see one another.")] = False,
 ) -> None:
     """Make a port group: a network of guests in the daemon's own namespace."""
-    from ramet.model.base import parse
+    from ramet.cli import parsing
     from ramet.model.requests import CreateNetwork
 
     fields = {"name": name, "cidr": cidr, "dhcp": dhcp, "nat": nat, "isolated": isolated}
-    network = session.settle(session.client.create_network(parse(CreateNetwork, fields)))
+    network = session.client.create_network(parsing.request(CreateNetwork, fields))
     session.show(network, lambda: session.out.say(Cell(name, "bold"), " created"))
 
 
@@ -58,7 +58,7 @@ def rm(
 
     def remove(name: str) -> dict[str, str]:
         session.named.append(("network", name))
-        session.settle(session.client.remove_network(name))
+        session.client.remove_network(name)
         session.out.say(Cell(name, "bold"), " removed")
         return {"removed": name}
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
 
 from ramet.errors import UsageError
-from ramet.model.base import parse
+from ramet.model.base import Model, explain
 from ramet.model.machine import NicModel
 from ramet.model.requests import DiskRequest, NicChange, NicRequest
 from ramet.model.units import parse_size_mib
+
+M = TypeVar("M", bound=Model)
 
 
 def keys(items: Iterable[str] | None, option: str = "--set") -> dict[str, str]:
@@ -61,7 +66,7 @@ def nic(text: str) -> NicRequest:
             )
     if "model" in fields and fields["model"] not in list(NicModel):
         raise UsageError(f"{fields['model']!r} is not a NIC model.", hint=f"There are {', '.join(NicModel)}.")
-    return _checked(NicRequest, fields)  # type: ignore[no-any-return]
+    return request(NicRequest, fields)
 
 
 def nics(items: Sequence[str] | None, none: bool) -> tuple[NicRequest, ...] | None:
@@ -101,11 +106,44 @@ def nic_changes(networks: Iterable[str] | None, macs: Iterable[str] | None) -> t
         changes.setdefault(name, {"id": name})["network"] = "" if network == "none" else network
     for name, mac in assignments(macs, "--mac").items():
         changes.setdefault(name, {"id": name})["mac"] = mac
-    return tuple(_checked(NicChange, fields) for fields in changes.values())
+    return tuple(request(NicChange, fields) for fields in changes.values())
 
 
-def _checked(model: Any, fields: dict[str, Any]) -> Any:
-    return parse(model, fields)
+OPTIONS = {
+    "memory_mib": "--memory (MiB)",
+    "vcpus": "--cpus",
+    "cpu_limit_percent": "--cpu-limit",
+    "max_stun_ms": "--max-stun",
+    "extra_config": "--set",
+    "set_config": "--set",
+    "cdroms": "--cdrom",
+    "timeout_s": "--timeout",
+    "size_mib": "size (MiB)",
+    "mac": "--mac",
+}
+"""What the user knows a field of a request as."""
+
+
+def request(model: type[M], fields: dict[str, Any]) -> M:
+    """Validate what the user asked for: `UsageError` in the words of the command line."""
+    try:
+        return model.model_validate(fields)
+    except ValidationError as exc:
+        field, sign, what = explain(exc).partition(": ")
+        name = OPTIONS.get(field) or OPTIONS.get(field.rpartition(".")[2]) or re.sub(r"\.\d+$", "", field)
+        raise UsageError(f"{name}{sign}{what}") from exc
+
+
+def settings(items: Sequence[str]) -> dict[str, str]:
+    """['--chain-bound', '4', '--log-level=debug'] to settings by name; whether they exist is the daemon's to say."""
+    found = {}
+    rest = list(items)
+    while rest:
+        name, sign, value = rest.pop(0).partition("=")
+        if not name.startswith("--") or (not sign and not rest):
+            raise UsageError(f"{name!r} is not a setting with a value.", hint="Write it like --chain-bound 4.")
+        found[name.removeprefix("--").replace("-", "_")] = value if sign else rest.pop(0)
+    return found
 
 
 def ports(text: str) -> tuple[int, int]:

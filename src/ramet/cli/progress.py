@@ -28,16 +28,22 @@ def wait(client: Client, task: Task, out: Output) -> Task:
     Returns a successful task; raises the task's own error, `TaskCancelledError`, or Exit(130) on Ctrl-C.
     """
     try:
-        if not task.state.is_final:
-            task = client.get_task(task.id, wait_s=PATIENCE_S)
-        if not task.state.is_final:
-            with display(out) as show:
-                show(task)
-                task = client.wait_task(task, on_update=show)
+        return succeed(follow(client, task, out))
     except KeyboardInterrupt:
         leave(client, task, out)
         raise typer.Exit(INTERRUPTED) from None
-    return succeed(task)
+
+
+def follow(client: Client, task: Task, out: Output) -> Task:
+    """Show how a task goes until it is final, however it ended."""
+    if not task.state.is_final:
+        task = client.get_task(task.id, wait_s=PATIENCE_S)
+    if not task.state.is_final:
+        with display(out) as show:
+            show(task)
+            task = client.wait_task(task, on_update=show)
+            show(task)
+    return task
 
 
 def succeed(task: Task) -> Task:

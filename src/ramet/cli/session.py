@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -37,16 +36,17 @@ class Setup:
     now: Callable[[], float] = time.time
 
 
-def default_state_dir() -> Path:
-    """/var/lib/ramet for root, the user's data folder otherwise."""
-    if os.geteuid() == 0:
-        return Path("/var/lib/ramet")
-    return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "ramet"
+def resolve_state(given: Path | str | None) -> Path:
+    """An absolute path of the state folder, the default one where none was given."""
+    if given:
+        return Path(given).expanduser().absolute()
+    from ramet.api.client import default_state_dir
+
+    return default_state_dir()
 
 
 def begin(setup: Setup, *, state: str | None, as_json: bool, quiet: bool) -> Session:
-    state_dir = Path(state).expanduser().absolute() if state else default_state_dir()
-    return Session(setup, state_dir, setup.output(as_json=as_json, quiet=quiet))
+    return Session(setup, setup.output(as_json=as_json, quiet=quiet), Path(state) if state else None)
 
 
 @dataclass
@@ -54,11 +54,16 @@ class Session:
     """What a command works with. Connects on first use; use it as a context manager, which disconnects."""
 
     setup: Setup
-    state_dir: Path
     out: Output
+    given_state: Path | None = None
+    """By option or variable, rather than the default."""
     named: list[tuple[str, str]] = field(default_factory=list)
     """What the user named, for suggestions when it is not found: ('vm', 'web'), ('image', 'debain'), …"""
     _client: Client | None = None
+
+    @property
+    def state_dir(self) -> Path:
+        return resolve_state(self.given_state)
 
     @property
     def client(self) -> Client:

@@ -54,9 +54,11 @@ def cancel(session: Session, task: TaskId) -> None:
 def events(
     session: Session,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new ones, until Ctrl-C.")] = False,
-    since: Annotated[int, typer.Option("--since", metavar="SEQ", help="Only those after this number.")] = 0,
+    since: Annotated[
+        int | None, typer.Option("--since", metavar="SEQ", help="Only those after this number.", min=0)
+    ] = None,
 ) -> None:
-    """Print events, oldest first. With --json one object a line."""
+    """Print events, oldest first; with --follow those to come. With --json one object a line."""
     from ramet.cli import render
 
     for event in session.client.events(since=since, follow=follow):

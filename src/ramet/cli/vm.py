@@ -88,7 +88,6 @@ def create(
     from pathlib import Path
 
     from ramet.cli import parsing
-    from ramet.model.base import parse
     from ramet.model.requests import CreateVm
     from ramet.model.units import parse_size_mib
 
@@ -114,7 +113,7 @@ def create(
         "passthrough": tuple(passthrough or ()),
         "start": start,
     }
-    session.settle(session.client.create_vm(parse(CreateVm, fields)))
+    session.settle(session.client.create_vm(parsing.request(CreateVm, fields)))
     _answer(session, name, "started" if start else "created")
 
 
@@ -152,11 +151,11 @@ def stop(
     timeout: Wait = "60s",
 ) -> None:
     """Stop VMs: by the guest agent or the power button, or at once with --hard."""
-    from ramet.model.base import parse
+    from ramet.cli import parsing
     from ramet.model.requests import StopVm
     from ramet.model.units import parse_duration_s
 
-    request = parse(StopVm, {"hard": hard, "timeout_s": parse_duration_s(timeout)})
+    request = parsing.request(StopVm, {"hard": hard, "timeout_s": parse_duration_s(timeout)})
     _each(session, vm, "stopped", lambda ref: session.client.stop_vm(ref, request))
 
 
@@ -199,10 +198,10 @@ def rename(
     session: Session, vm: Vm, name: Annotated[str, typer.Argument(metavar="NAME", help="The new name.")]
 ) -> None:
     """Give a VM another name; its id, disks and addresses stay."""
-    from ramet.model.base import parse
+    from ramet.cli import parsing
     from ramet.model.requests import ChangeVm
 
-    view = session.client.change_vm(session.vm(vm), parse(ChangeVm, {"name": name}))
+    view = session.client.change_vm(session.vm(vm), parsing.request(ChangeVm, {"name": name}))
     session.show(view, lambda: session.out.say(Cell(name, "bold"), f" was {vm}"))
 
 
@@ -230,7 +229,6 @@ def set_vm(
     """Change a VM: memory, CPUs, configuration keys, autostart, CPU limit."""
     from ramet.cli import parsing
     from ramet.errors import UsageError
-    from ramet.model.base import parse
     from ramet.model.requests import ChangeVm
     from ramet.model.units import parse_size_mib
 
@@ -242,7 +240,7 @@ def set_vm(
         "set_config": parsing.keys(set_),
         "unset_config": tuple(unset or ()),
     }
-    change = parse(ChangeVm, fields)
+    change = parsing.request(ChangeVm, fields)
     if change == ChangeVm():
         raise UsageError("Nothing to change was given.", hint="See 'ramet vm set --help'.")
     view = session.client.change_vm(session.vm(vm), change)
