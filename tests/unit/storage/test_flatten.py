@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -205,3 +206,24 @@ def test_copying_stays_cheap_over_many_clones() -> None:
             chain_sizes = [0, merged, *chain_sizes[1 + len(plan.layers) :]]
         assert len(chain_sizes) <= DEFAULT_BOUND
     assert copied < clones * 8
+
+
+async def test_cancelling_at_the_last_moment_leaves_nothing(store: LayerStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The result gets its name while the cancellation is on its way: nobody would ever learn of it."""
+    ids = stack(store, [], [Change("write", 0, CLUSTER, 1)], [])
+    before, publish = files(store), LayerStore.publish
+    loop, begun, go_on = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+    def slowly(self: LayerStore, temporary: Path, layer_id: str, *, sync: bool = False) -> Layer:
+        loop.call_soon_threadsafe(begun.set)
+        assert go_on.wait(30)
+        return publish(self, temporary, layer_id, sync=sync)
+
+    monkeypatch.setattr(LayerStore, "publish", slowly)
+    task = asyncio.create_task(flatten(store, ids[:2], ids[2]))
+    await begun.wait()
+    task.cancel()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert files(store) == before
