@@ -68,7 +68,8 @@ class BuildNative(Command):
 
 
 class BuildAll(build):
-    sub_commands: ClassVar[list] = [*build.sub_commands, ("build_native", None)]  # last: over what an editable build left
+    # Last: build_py copies what an editable build has left in the source tree.
+    sub_commands: ClassVar[list] = [*build.sub_commands, ("build_native", None)]
 
 
 class NativeDistribution(Distribution):

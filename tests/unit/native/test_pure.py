@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ramet.hypervisor.fork import ForkRequest, encode_fork, encode_merge, encode_query
+from tests.unit.native.native_kit import NATIVE
 
 PAGE = 4096
 Case = tuple[str, int, bytes]
@@ -177,3 +178,12 @@ def test_stat_fields_are_counted_behind_the_name(pure: Pure) -> None:
         "0",
         "0",
     ]
+
+
+def test_another_architecture_is_told_plainly() -> None:
+    source = NATIVE / "layout.c"
+    done = subprocess.run(
+        ["cc", "-U__x86_64__", "-fsyntax-only", source], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode != 0
+    assert "vmfork: only x86-64 is supported so far" in done.stderr
