@@ -1,7 +1,8 @@
 """Keeping chains short: several immutable layers become one, while everybody goes on using the old ones.
 
 qemu-img works in a process of its own on a copy, so no lock of a running VM is touched and nothing is committed into a
-layer that others share. Swapping a VM over to the result is up to the machine.
+layer that others share. Swapping a VM over to the result is up to the machine: `set_backing_name` for one that is off;
+for one that runs, blockdev-reopen *and* change-backing-file, as the former leaves the header's name alone.
 """
 
 from __future__ import annotations
@@ -131,8 +132,8 @@ async def _merge(
 def _write_bridge(store: LayerStore, bridge: Path, deltas: Sequence[Layer]) -> None:
     """An empty layer, of the topmost one's size, between it and the next.
 
-    A disk may have grown from layer to layer, and `qemu-img rebase` before 7.2.7 and 8.2 loops for ever where its
-    overlay is longer than the overlay's backing file.
+    A disk may have grown from layer to layer, and releases of `qemu-img rebase` before its fix of 2023 loop for ever
+    where the overlay is longer than its backing file.
     """
     under = store.path(deltas[0].parent or "").name
     fd = os.open(bridge, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -125,8 +125,8 @@ async def rebase(
 ) -> None:
     """Make `path` stand on `backing_name`, beside it, with its contents unchanged: copies what differs.
 
-    detect-zeroes keeps ranges that were zeroed or discarded between the two as zero clusters (without it, QEMU up to
-    9 writes them out).
+    detect-zeroes keeps ranges that were zeroed or discarded between the two as zero clusters; without it, QEMU 7.2
+    writes them out.
     """
     target = f"driver=qcow2,detect-zeroes=on,file.driver=file,file.filename={_comma(str(path))}"
     argv = ["qemu-img", "rebase", "-p", "-b", backing_name, "-F", "qcow2", "--image-opts", target]
