@@ -3,19 +3,18 @@
 #ifndef VMFORK_INTERNAL_H
 #define VMFORK_INTERNAL_H
 
+#if !defined(__x86_64__) || !defined(__LP64__)
+#error "vmfork: only x86-64 is supported so far; another architecture needs its own native/arch_*.h and leap_*.S"
+#endif
+
 #include <limits.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 
-#include "vmfork.h"
-
-#if defined(__x86_64__) && defined(__LP64__)
 #include "arch_x86_64.h"
-#else
-#error "vmfork: only x86-64 is supported so far; another architecture needs its own native/arch_*.h"
-#endif
+#include "vmfork.h"
 
 struct range {
     uint64_t start, end;

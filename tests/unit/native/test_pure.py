@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.unit.native.native_kit import NATIVE
 
 from ramet.hypervisor.fork import ForkRequest, encode_fork, encode_merge, encode_query
-from tests.unit.native.native_kit import NATIVE
 
 PAGE = 4096
 Case = tuple[str, int, bytes]
@@ -181,9 +181,9 @@ def test_stat_fields_are_counted_behind_the_name(pure: Pure) -> None:
 
 
 def test_another_architecture_is_told_plainly() -> None:
-    source = NATIVE / "layout.c"
+    source = NATIVE / "internal.h"
     done = subprocess.run(
-        ["cc", "-U__x86_64__", "-fsyntax-only", source], capture_output=True, text=True, timeout=60, check=False
+        ["cc", "-U__x86_64__", "-fsyntax-only", "-x", "c", source], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode != 0
     assert "vmfork: only x86-64 is supported so far" in done.stderr
