@@ -8,7 +8,7 @@ is disturbed, and they are deleted when nobody does.
 
 from __future__ import annotations
 
-from ramet.errors import RametError
+from ramet.hypervisor.blocknodes import DiskChain, LayerFile, format_node
 from ramet.machine.live import LiveMachine
 from ramet.model.machine import Disk
 from ramet.model.units import new_id
@@ -53,15 +53,30 @@ async def _shorten_disk(live: LiveMachine, disk: Disk, plan: FlattenPlan, progre
     async with live.rooms.book.operation("flatten", live.id, {"disk": disk.id, "layers": [merged]}):
         with layers.hold(*plan.layers):
             await flatten(layers, plan.layers, plan.base, progress, layer_id=merged)
-            try:
-                await _swap(live, disk, merged)
-            except RametError:
-                layers.remove(merged)
-                raise
+            # Should this fail half way, `merged` may be in use: it is left to collection, which knows.
+            await _swap(live, disk, merged)
 
 
 async def _swap(live: LiveMachine, disk: Disk, merged: str) -> None:
     if live.vm.is_on:
-        await live.qmp.reopen_backing(disk, live.rooms.layers.chain(merged), live.rooms.layers.path)
+        await _swap_live(live, disk, merged)
     else:
         set_backing_name(live.rooms.layers.path(disk.layer), live.rooms.layers.path(merged).name)
+
+
+async def _swap_live(live: LiveMachine, disk: Disk, merged: str) -> None:
+    """QEMU reads through the new layer from here on; its own hand writes that into the header of the top."""
+    layers = live.rooms.layers
+    former = [layer.id for layer in layers.chain(disk.layer)][1:]
+    chain = tuple(LayerFile(layer.id, layers.path(layer.id), writable=False) for layer in layers.chain(merged))
+    top = LayerFile(disk.layer, layers.path(disk.layer), writable=True)
+    await live.qmp.reopen_backing(top, DiskChain(disk, chain))
+    await live.qmp.execute(
+        "change-backing-file",
+        {
+            "device": format_node(disk.layer),
+            "image-node-name": format_node(disk.layer),
+            "backing-file": layers.path(merged).name,
+        },
+    )
+    await live.qmp.del_nodes([layer_id for layer_id in former if layer_id not in {layer.id for layer in chain}])

@@ -15,8 +15,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 from ramet.errors import RametError
+from ramet.hypervisor.blocknodes import format_node
 from ramet.hypervisor.fork import ForkRequest
 from ramet.hypervisor.stun_plan import PristineCheck, SnapshotStep, StunPlan, StunResult
+from ramet.machine import blocks
 from ramet.machine.live import LiveMachine
 from ramet.machine.steps import reach
 from ramet.memory.ledger import guest_memory
@@ -56,7 +58,7 @@ class StaleVerdict(Exception):  # noqa: N818 - not an error: a reason to plan ag
 
 def overlay_id(owner_id: str, disk: Disk) -> str:
     """The layer a disk gets in an operation: known before anything is made, so that the journal names it first."""
-    return f"{owner_id}-{disk.id}"
+    return blocks.layer_name(owner_id, disk.id)
 
 
 def plan_turns(live: LiveMachine, moment_id: str, *, trust_pristine: bool) -> tuple[DiskTurn, ...]:
@@ -80,40 +82,42 @@ def _turn(live: LiveMachine, disk: Disk, moment_id: str, trust_pristine: bool) -
     return DiskTurn(disk, disk.layer, overlay.id)
 
 
+def overlays_of(turns: Sequence[DiskTurn]) -> dict[str, str]:
+    """Disk id -> the overlay it gets."""
+    return {turn.disk.id: turn.overlay for turn in turns if turn.overlay is not None}
+
+
 def drop_overlays(live: LiveMachine, turns: Sequence[DiskTurn]) -> None:
-    """Remove overlays that the source did not come to use."""
-    for turn in turns:
-        if turn.overlay is not None:
-            live.rooms.layers.remove(turn.overlay)
+    """Remove overlays that QEMU was not told of."""
+    for layer_id in overlays_of(turns).values():
+        live.rooms.layers.remove(layer_id)
 
 
-async def take(
-    live: LiveMachine, turns: tuple[DiskTurn, ...], requests: Sequence[ForkRequest], *, hold: bool
-) -> Taken:
+async def take(live: LiveMachine, turns: tuple[DiskTurn, ...], requests: Sequence[ForkRequest], *, hold: bool) -> Taken:
     """Stun the source, and record what its disks became. With `hold` it stays stopped.
 
     Whatever fails, the source is as it was: running, on disks that are whole. Raises StaleVerdict, or the stun's error.
     """
     resident = (await asyncio.to_thread(guest_memory, live.require_process().pid, _ram_bytes(live))).resident_bytes
     await _flush(live, turns)
-    await _add_overlay_nodes(live, turns)
+    await blocks.add_overlays(live, overlays_of(turns))
     state_fd = os.memfd_create(f"moment-{live.id}", os.MFD_CLOEXEC)
     try:
         async with _quiet(live) as drain:
             try:
-                result = await live.rooms.stun.stun(
-                    _plan(live, turns, requests, state_fd, hold), _stopped(drain, hold)
-                )
+                result = await live.rooms.stun.stun(_plan(live, turns, requests, state_fd, hold), _stopped(drain, hold))
             except RametError as exc:
                 await _after_failed_stun(live, turns, exc)
                 raise
             except asyncio.CancelledError:
                 # The stun was undone, but disks that moved on to their overlays stay there: QEMU knows.
-                await asyncio.shield(follow_disks(live))
+                await asyncio.shield(blocks.follow_disks(live))
                 raise
             if not hold:
                 reach("clone.taken")
             await _adopt_overlays(live, turns)
+            if not hold:
+                await blocks.seal(live, [turn.disk for turn in turns if turn.overlay is not None])
             pending = live.rpc.pending() if live.rpc is not None else b""
             device_state = await asyncio.to_thread(_read_all, state_fd)
     finally:
@@ -138,13 +142,13 @@ def _ram_bytes(live: LiveMachine) -> int:
 def _plan(
     live: LiveMachine, turns: tuple[DiskTurn, ...], requests: Sequence[ForkRequest], state_fd: int, hold: bool
 ) -> StunPlan:
-    layers, qmp = live.rooms.layers, live.qmp
+    layers = live.rooms.layers
     return StunPlan(
         qmp_path=str(live.run_dir.stun),
         fork_path=str(live.run_dir.fork),
         state_fd=state_fd,
         snapshots=tuple(
-            SnapshotStep(qmp.node_name(t.disk.layer), qmp.node_name(t.overlay)) for t in turns if t.overlay is not None
+            SnapshotStep(format_node(t.disk.layer), format_node(t.overlay)) for t in turns if t.overlay is not None
         ),
         pristine=tuple(PristineCheck(str(layers.path(t.disk.layer))) for t in turns if t.overlay is None),
         forks=tuple(requests),
@@ -165,20 +169,6 @@ async def _flush(live: LiveMachine, turns: tuple[DiskTurn, ...]) -> None:
                 os.close(fd)
 
     await asyncio.to_thread(flush)
-
-
-async def _add_overlay_nodes(live: LiveMachine, turns: tuple[DiskTurn, ...]) -> None:
-    added: list[str] = []
-    try:
-        for turn in turns:
-            if turn.overlay is not None:
-                await live.qmp.add_layer_node(turn.overlay, live.rooms.layers.path(turn.overlay))
-                added.append(turn.overlay)
-    except BaseException:
-        for layer_id in added:
-            with contextlib.suppress(RametError):
-                await live.qmp.del_layer_node(layer_id)
-        raise
 
 
 @contextlib.asynccontextmanager
@@ -202,30 +192,15 @@ async def _after_failed_stun(live: LiveMachine, turns: tuple[DiskTurn, ...], err
     if error.fields.get("snapshotted"):
         await _adopt_overlays(live, turns)
         return
-    for turn in turns:
-        if turn.overlay is not None:
-            with contextlib.suppress(RametError):
-                await live.qmp.del_layer_node(turn.overlay)
-    drop_overlays(live, turns)
+    await blocks.drop_overlays(live, list(overlays_of(turns).values()))
     if error.fields.get("step") == "pristine":
         raise StaleVerdict from error
 
 
 async def _adopt_overlays(live: LiveMachine, turns: tuple[DiskTurn, ...]) -> None:
-    tops = {turn.disk.id: turn.overlay for turn in turns if turn.overlay is not None}
-    disks = tuple(d.changed(layer=tops[d.id]) if d.id in tops else d for d in live.vm.machine.disks)
-    await live.change(machine=live.vm.machine.changed(disks=disks))
-
-
-async def follow_disks(live: LiveMachine) -> None:
-    """Make the record name the layers that QEMU writes to."""
-    active = await live.qmp.active_layers()
-    disks = tuple(disk.changed(layer=active.get(disk.id, disk.layer)) for disk in live.vm.machine.disks)
-    if disks != live.vm.machine.disks:
-        await live.change(machine=live.vm.machine.changed(disks=disks))
+    await blocks.set_tops(live, overlays_of(turns))
 
 
 def _read_all(fd: int) -> bytes:
     size = os.fstat(fd).st_size
     return os.pread(fd, size, 0)
-

@@ -56,9 +56,7 @@ class Seedling:
     def forked(self, reply: ForkReply) -> None:
         """The fork is done: its process is ours to end from here on. Takes over the reply's pidfd."""
         self.forked_at = time.monotonic()
-        self.process = QemuProcess.from_fork(
-            reply.pid, reply.pidfd, log_dir=self.live.rooms.paths.vm(self.live.id)
-        )
+        self.process = QemuProcess.from_fork(reply.pid, reply.pidfd, log_dir=self.live.rooms.paths.vm(self.live.id))
         rooms, vm = self.live.rooms, self.live.vm
         rooms.cgroups.place(vm.id, vm.lineage_id, reply.pid, vm.machine.cpu_limit_percent)
 
@@ -109,9 +107,7 @@ async def prepare(rooms: Rooms, record: Vm, parents: dict[str, str], source_macs
     try:
         disks = []
         for disk in record.machine.disks:
-            layer = rooms.layers.create_overlay(
-                parents[disk.id], disk.size_bytes, layer_id=overlay_id(record.id, disk)
-            )
+            layer = rooms.layers.create_overlay(parents[disk.id], disk.size_bytes, layer_id=overlay_id(record.id, disk))
             overlays.append(layer.id)
             disks.append(disk.changed(layer=layer.id))
         record = record.changed(machine=record.machine.changed(disks=tuple(disks)))

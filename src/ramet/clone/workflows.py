@@ -257,5 +257,3 @@ def _detail(live: LiveMachine, order: Order, moment_id: str | None) -> dict[str,
 
 def _ms_since(start: float) -> float:
     return (time.monotonic() - start) * 1000
-
-

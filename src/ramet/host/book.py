@@ -45,7 +45,7 @@ class HostBook:
         self._events.emit(kind, message, vm=vm, **fields)
 
     def operation(self, kind: str, vm_id: str, detail: dict[str, Any]) -> AbstractAsyncContextManager[JournalHandle]:
-        return self._journal.operation(kind, vm_id, **detail)
+        return self._journal.operation(kind, vm_id, detail)
 
     def network(self, name: str) -> Network | None:
         return self._inventory.networks.get(name)

@@ -15,12 +15,12 @@ import shutil
 import signal
 from pathlib import Path
 
-from ramet.clone.moments import follow_disks
 from ramet.errors import RametError
 from ramet.host.floor import Floor
 from ramet.host.journal import Journal
 from ramet.hypervisor.fork import ForkClient
 from ramet.hypervisor.process import QemuProcess
+from ramet.machine.blocks import follow_disks
 from ramet.machine.live import LiveMachine
 from ramet.model.host import JournalEntry
 from ramet.model.machine import Vm, VmState
@@ -92,7 +92,7 @@ class Recovery:
         await self._adopt_state(live, frozen=moment is not None)
 
     async def _adopt_state(self, live: LiveMachine, *, frozen: bool) -> None:
-        status = await live.qmp.status()
+        status = (await live.qmp.status()).status
         if status == "postmigrate" and frozen and live.vm.state is VmState.FROZEN:
             return
         if status in _PAUSE_REASONS:

@@ -43,9 +43,9 @@ class StockDesk:
             try:
                 with handle.step("build"):
                     built = await _build(request, directory, handle)
-                with handle.step("take in"):
-                    image = await self._take_in(name, request.recipe, built)
-                    return await self._keep(image)
+                layer_id = f"img-{new_id()}"
+                with handle.step("take in"), self._floor.rooms.layers.hold(layer_id):
+                    return await self._keep(await self._take_in(name, request.recipe, built, layer_id))
             except BaseException:
                 await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
                 raise
@@ -71,10 +71,9 @@ class StockDesk:
                 f"There is an image {name!r} already.", hint="Remove it, choose another name, or build with --force."
             )
 
-    async def _take_in(self, name: str, recipe: str, built: BuiltImage) -> Image:
+    async def _take_in(self, name: str, recipe: str, built: BuiltImage, layer_id: str) -> Image:
         layers: tuple[str, ...] = ()
         if built.disk is not None:
-            layer_id = f"img-{new_id()}"
             await adopt_disk(self._floor.rooms.layers, built.disk, layer_id=layer_id)
             layers = (layer_id,)
         return Image(
@@ -106,9 +105,16 @@ class StockDesk:
             raise NotFoundError(f"There is no file {path}.", hint="Give the path of a qcow2, raw or vmdk file.")
 
         async def work(handle: TaskHandle) -> Image:
-            with handle.step("import"):
-                disk = await import_file(self._floor.rooms.layers, path, handle.progress)
-            image = Image(
+            layer_id = f"img-{new_id()}"
+            with handle.step("import"), self._floor.rooms.layers.hold(layer_id):
+                return await self._import(name, path, request, layer_id, handle)
+
+        return await self._start("image.import", name, work)
+
+    async def _import(self, name: str, path: Path, request: ImportImage, layer_id: str, handle: TaskHandle) -> Image:
+        disk = await import_file(self._floor.rooms.layers, path, handle.progress, layer_id=layer_id)
+        return await self._keep(
+            Image(
                 name=name,
                 recipe="import",
                 layers=(disk.layer_id,),
@@ -117,9 +123,7 @@ class StockDesk:
                 sha256={path.name: disk.sha256},
                 created_at=time.time(),
             )
-            return await self._keep(image)
-
-        return await self._start("image.import", name, work)
+        )
 
     async def remove_image(self, name: str) -> None:
         """VMs made from it go on: they hold its layers. A kernel they boot from must stay."""
@@ -168,10 +172,7 @@ class StockDesk:
     async def remove_network(self, name: str) -> None:
         network = self._floor.inventory.networks.find(name)
         users = [
-            live.name
-            for live in self._floor.machines.values()
-            for nic in live.vm.machine.nics
-            if nic.network == name
+            live.name for live in self._floor.machines.values() for nic in live.vm.machine.nics if nic.network == name
         ]
         if users:
             raise ConflictError(
@@ -194,6 +195,4 @@ class StockDesk:
 async def _build(request: BuildImage, directory: Path, handle: TaskHandle) -> BuiltImage:
     if request.recipe == "micro":
         return await build_micro(directory, handle.progress)
-    return await build_debian(
-        directory, size_mib=request.size_mib, packages=request.packages, progress=handle.progress
-    )
+    return await build_debian(directory, size_mib=request.size_mib, packages=request.packages, progress=handle.progress)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from pathlib import Path
 
 from ramet.errors import ConflictError, NotFoundError, StateError, UnsupportedError, UsageError
+from ramet.machine.blocks import layer_name
 from ramet.machine.lifecycle import Operation, next_state
 from ramet.machine.live import LiveMachine
 from ramet.machine.wiring import attach_nic, disk_chain
 from ramet.model.machine import USER_NETWORK, Disk, Display, Nic, VmState
 from ramet.model.requests import NicChange, NicRequest
-from ramet.model.units import MIB
+from ramet.model.units import MIB, new_id
 from ramet.storage.images import grow
 
 HOT_PLUGGABLE = (VmState.OFF, VmState.RUNNING)
@@ -129,12 +128,14 @@ async def add_disk(live: LiveMachine, size_mib: int) -> Disk:
     _require_pluggable(live, "add a disk")
     taken = {disk.id for disk in live.vm.machine.disks}
     disk_id = next(f"disk{n}" for n in range(len(taken) + 1) if f"disk{n}" not in taken)
-    layer = live.rooms.layers.create_empty(size_mib * MIB)
+    layer = live.rooms.layers.create_empty(size_mib * MIB, layer_id=layer_name(new_id(), disk_id), sync=True)
     disk = Disk(id=disk_id, layer=layer.id, size_bytes=size_mib * MIB)
     try:
         machine = live.vm.machine.changed(disks=(*live.vm.machine.disks, disk))
         if live.vm.is_on:
-            await live.qmp.hotplug_disk(disk_chain(live.rooms, disk))
+            chain = disk_chain(live.rooms, disk)
+            await live.qmp.add_chain(chain)
+            await live.qmp.hotplug_disk(chain)
     except BaseException:
         live.rooms.layers.remove(layer.id)
         raise
@@ -152,7 +153,7 @@ async def grow_disk(live: LiveMachine, disk_id: str, size_mib: int) -> None:
         )
     _require_pluggable(live, "grow a disk")
     if live.vm.is_on:
-        await live.qmp.block_resize(disk, size)
+        await live.qmp.block_resize(disk.layer, size)
     else:
         await grow(live.rooms.layers, disk.layer, size)
     disks = tuple(d.changed(size_bytes=size) if d.id == disk_id else d for d in live.vm.machine.disks)
@@ -173,9 +174,4 @@ async def screenshot(live: LiveMachine) -> bytes:
     """The display's picture as PNG."""
     if live.vm.machine.display is Display.NONE:
         raise UnsupportedError(f"{live.name!r} has no display.", hint="Create it with --display vga.")
-    path = Path(live.run_dir.path) / "screen.png"
-    try:
-        await live.qmp.screendump(path)
-        return await asyncio.to_thread(path.read_bytes)
-    finally:
-        await asyncio.to_thread(path.unlink, True)
+    return await live.qmp.screendump()

@@ -120,7 +120,7 @@ class LiveMachine:
         self.process = process
         self.ended.clear()
         self._reset_seen = False
-        self._qmp = await QmpSession.connect(self.run_dir.qmp, timeout_s=self.rooms.limits.qmp_s)
+        self._qmp = await QmpSession.connect(self.run_dir.qmp, self.rooms.limits.qmp_s, name=self.name, process=process)
         self._rpc = await RpcChannel.open(
             self.run_dir.rpc,
             self.guest.handle,
@@ -128,6 +128,7 @@ class LiveMachine:
             pending=pending_rpc,
             inherited=self.guest.handle_inherited if inherited else None,
         )
+        await self._qmp.configure_migration()
         self._watch = asyncio.create_task(self._supervise(process), name=f"watch {self.name}")
 
     async def detach(self) -> None:
@@ -167,11 +168,12 @@ class LiveMachine:
 
     async def _follow_events(self) -> None:
         """Never fails for one odd event: QEMU's word is recorded, or logged."""
-        async for event in self.qmp.events():
-            try:
-                await self._on_event(str(event.get("event")), dict(event.get("data") or {}))
-            except RametError as exc:
-                _log.warning("%s: %s", self.name, exc)
+        with self.qmp.events() as events:
+            async for event in events:
+                try:
+                    await self._on_event(str(event.get("event")), dict(event.get("data") or {}))
+                except RametError as exc:
+                    _log.warning("%s: %s", self.name, exc)
 
     async def _on_event(self, event: str, data: dict[str, Any]) -> None:
         if event in ("SHUTDOWN", "RESET"):

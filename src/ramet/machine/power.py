@@ -160,7 +160,7 @@ async def _save_with_memory(live: LiveMachine, path: Path) -> None:
     temporary = path.with_suffix(".tmp")
     fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        await live.qmp.migrate_to_fd(fd, timeout_s=max(live.rooms.limits.load_s, live.vm.machine.memory_mib / 20))
+        await live.qmp.migrate_to_fd(fd, with_ram=True, timeout_s=_memory_timeout_s(live))
         await asyncio.to_thread(os.fsync, fd)
         temporary.rename(path)
     finally:
@@ -171,11 +171,16 @@ async def _save_with_memory(live: LiveMachine, path: Path) -> None:
 async def _load_suspended(live: LiveMachine) -> None:
     fd = os.open(live.rooms.paths.suspended_state(live.id), os.O_RDONLY)
     try:
-        await live.qmp.incoming(
-            fd, timeout_s=max(live.rooms.limits.load_s, live.vm.machine.memory_mib / 20), with_memory=True
-        )
+        await live.qmp.configure_migration(ignore_ram=False)
+        await live.qmp.incoming(fd, timeout_s=_memory_timeout_s(live))
+        await live.qmp.configure_migration()
     finally:
         os.close(fd)
+
+
+def _memory_timeout_s(live: LiveMachine) -> float:
+    """For moving the whole memory to or from disk, at 20 MiB/s on a bad day."""
+    return max(live.rooms.limits.load_s, live.vm.machine.memory_mib / 20)
 
 
 async def resume_paused(live: LiveMachine) -> None:

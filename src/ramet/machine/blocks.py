@@ -1,0 +1,71 @@
+"""A VM's disks inside its running QEMU: which layer each writes to, and overlays put on top."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+
+from ramet.errors import RametError
+from ramet.hypervisor.blocknodes import LayerFile, format_node
+from ramet.machine.live import LiveMachine
+from ramet.model.machine import Disk
+
+_NODE_PREFIX = format_node("")
+
+
+def layer_name(owner_id: str, disk_id: str) -> str:
+    """The id of a layer that is made for a disk. It ends with the disk's own, so that QEMU's node tells the disk."""
+    return f"{owner_id}-{disk_id}"
+
+
+async def active_layers(live: LiveMachine) -> dict[str, str]:
+    """Disk id -> the layer that QEMU writes to, asked of QEMU itself."""
+    found: dict[str, str] = {}
+    for device in await live.qmp.execute("query-block"):
+        node = str(device.get("inserted", {}).get("node-name", ""))
+        layer_id = node.removeprefix(_NODE_PREFIX)
+        if layer_id != node and "-" in layer_id:
+            found[layer_id.rpartition("-")[2]] = layer_id
+    return found
+
+
+async def follow_disks(live: LiveMachine) -> None:
+    """Make the record name the layers that QEMU writes to: after a stun that was cut off, only QEMU knows."""
+    active = await active_layers(live)
+    await set_tops(live, {disk.id: active[disk.id] for disk in live.vm.machine.disks if disk.id in active})
+
+
+async def set_tops(live: LiveMachine, tops: Mapping[str, str]) -> None:
+    """Record new topmost layers, durably."""
+    disks = tuple(disk.changed(layer=tops.get(disk.id, disk.layer)) for disk in live.vm.machine.disks)
+    if disks != live.vm.machine.disks:
+        await live.change(machine=live.vm.machine.changed(disks=disks))
+
+
+async def add_overlays(live: LiveMachine, overlays: Mapping[str, str]) -> None:
+    """Open overlays in QEMU, over nothing yet. `overlays`: disk id -> layer id. All or none."""
+    added: list[str] = []
+    try:
+        for layer_id in overlays.values():
+            await live.qmp.add_layer_node(LayerFile(layer_id, live.rooms.layers.path(layer_id), writable=True))
+            added.append(layer_id)
+    except BaseException:
+        await drop_overlays(live, added)
+        raise
+
+
+async def drop_overlays(live: LiveMachine, layer_ids: list[str]) -> None:
+    """Close overlays that did not come to be used, and delete their files."""
+    for layer_id in layer_ids:
+        if live.vm.is_on:
+            with contextlib.suppress(RametError):
+                await live.qmp.del_node(layer_id)
+        await asyncio.to_thread(live.rooms.layers.remove, layer_id)
+
+
+async def seal(live: LiveMachine, disks: list[Disk]) -> None:
+    """Layers that went under an overlay: QEMU gives up the descriptors that could still write to them."""
+    for disk in disks:
+        with contextlib.suppress(RametError):
+            await live.qmp.seal_layer(LayerFile(disk.layer, live.rooms.layers.path(disk.layer), writable=False))
