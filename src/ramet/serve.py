@@ -16,6 +16,7 @@ from typing import Any
 
 from ramet.errors import RametError
 from ramet.host import daemon
+from ramet.host.daemon import OpenHost
 from ramet.host.settings import Settings, flag, load
 
 
@@ -25,8 +26,12 @@ def run(
     stop_vms: bool = False,
     ready_fd: int | None = None,
     flags: dict[str, Any] | None = None,
+    open_host: OpenHost[Any] | None = None,
 ) -> int:
-    """Serve until SIGTERM or SIGINT. `flags`: settings by name; they win over variables and file."""
+    """Serve until SIGTERM or SIGINT. `flags`: settings by name; they win over variables and file.
+
+    `open_host` puts another host in the place of the real one, for tests of what stands around it.
+    """
     try:
         settings = load({**(flags or {}), "state_dir": state_dir})
     except RametError as exc:
@@ -34,12 +39,17 @@ def run(
         return exc.exit_code
     # Late: a wrong setting is told without loading the rest of the house.
     from ramet.api.server import serve
+
+    return daemon.run(settings, open_host or _real_host(), serve, ready_fd=ready_fd, stop_vms=stop_vms)
+
+
+def _real_host() -> OpenHost[Any]:
     from ramet.host.service import Host
 
-    return daemon.run(settings, Host.open, serve, ready_fd=ready_fd, stop_vms=stop_vms)
+    return Host.open
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, open_host: OpenHost[Any] | None = None) -> int:
     """The command line; returns the exit code."""
     arguments = vars(_parser().parse_args(argv))
     stop_vms, detach, ready_fd = (arguments.pop(name) for name in ("stop_vms", "detach", "ready_fd"))
@@ -47,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _detach()
     if ready_fd is not None:
         os.set_inheritable(ready_fd, False)
-    return run(arguments.pop("state_dir"), stop_vms=stop_vms, ready_fd=ready_fd, flags=arguments)
+    return run(arguments.pop("state_dir"), stop_vms=stop_vms, ready_fd=ready_fd, flags=arguments, open_host=open_host)
 
 
 def _parser() -> argparse.ArgumentParser:

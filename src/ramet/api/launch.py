@@ -6,7 +6,7 @@ import os
 import select
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ramet.errors import DeadlineError, PeerError
@@ -16,8 +16,11 @@ START_S = 60.0
 _LOST_RACE_S = 10.0
 
 
-def start_daemon(state_dir: Path, answers: Callable[[], bool]) -> None:
-    """Start ``python -m ramet.serve`` in a session of its own; returns when `answers()` says that one serves.
+PROGRAM = (sys.executable, "-P", "-m", "ramet.serve")
+
+
+def start_daemon(state_dir: Path, answers: Callable[[], bool], program: Sequence[str] = PROGRAM) -> None:
+    """Start the daemon in a session of its own; returns when it is ready, or `answers()` says that another serves.
 
     Its log is S/run/daemon.log. PeerError with the daemon's first word of error; DeadlineError when it says nothing.
     """
@@ -28,16 +31,17 @@ def start_daemon(state_dir: Path, answers: Callable[[], bool]) -> None:
         raise PeerError(f"The state folder {state_dir} cannot be made: {exc.strerror}.", hint="Use --state.") from exc
     log_path = run / "daemon.log"
     log_size = log_path.stat().st_size if log_path.exists() else 0
-    if _spawn(state_dir, log_path) or _wait_until(answers, _LOST_RACE_S):  # another's daemon may have been first
+    if _spawn([*program, "--state", str(state_dir)], log_path) or _wait_until(
+        answers, _LOST_RACE_S
+    ):  # another's daemon may have been first
         return
     raise PeerError(f"The daemon did not start: {_first_error(log_path, log_size)}", hint=f"Its log is {log_path}.")
 
 
-def _spawn(state_dir: Path, log_path: Path) -> bool:
+def _spawn(command: list[str], log_path: Path) -> bool:
     """True when the daemon said that it is ready; False when it ended before."""
     ready_r, ready_w = os.pipe()
     try:
-        command = [sys.executable, "-P", "-m", "ramet.serve", "--state", str(state_dir), "--detach", "--ready-fd", "3"]
         log_flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         actions = [
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
@@ -46,7 +50,7 @@ def _spawn(state_dir: Path, log_path: Path) -> bool:
             (os.POSIX_SPAWN_DUP2, ready_w, 3),
         ]
         # `--detach` forks once more: the child that is ours ends at once, so nobody is left with a zombie.
-        pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=actions)
+        pid = os.posix_spawn(command[0], [*command, "--detach", "--ready-fd", "3"], os.environ, file_actions=actions)
         os.close(ready_w)
         ready_w = -1
         os.waitpid(pid, 0)

@@ -28,27 +28,15 @@ from ramet.errors import ConflictError, PrivilegeError, RametError
 from ramet.host import log as daemon_log
 from ramet.host.rotate import Rotator
 from ramet.host.settings import Settings, unknown_variables
-from ramet.host.tasks import TaskManager
-from ramet.model.host import Task
-from ramet.model.machine import VmState
-from ramet.model.requests import StopVm
-from ramet.model.views import VmView
 
 log = structlog.stdlib.get_logger(__name__)
-
-_STOP_VMS_S = 60.0
-_WITHOUT_PROCESS = (VmState.OFF, VmState.SUSPENDED)
 
 
 class Stoppable(Protocol):
     """What the daemon itself asks of a host."""
 
-    @property
-    def tasks(self) -> TaskManager: ...
-
-    async def list_vms(self) -> list[VmView]: ...
-
-    async def stop_vm(self, ref: str, request: StopVm) -> Task: ...
+    async def stop_all_vms(self) -> None:
+        """Cut the power of every VM."""
 
 
 H = TypeVar("H", bound=Stoppable)
@@ -115,7 +103,7 @@ async def serve(
                 notify("STOPPING=1")
                 log.info("stopping")
             if stop_vms:
-                await _stop_all(host)
+                await host.stop_all_vms()
     finally:
         rotator.cancel()
         await asyncio.wait([rotator])
@@ -175,17 +163,3 @@ def _close(fd: int | None) -> None:
     if fd is not None:
         with suppress(OSError):
             os.close(fd)
-
-
-async def _stop_all(host: Stoppable) -> None:
-    """Power off every VM that is on; one that cannot be stopped is told and left."""
-    tasks: list[Task] = []
-    for vm in await host.list_vms():
-        if vm.state in _WITHOUT_PROCESS:
-            continue
-        try:
-            tasks.append(await host.stop_vm(vm.id, StopVm(hard=True)))
-        except RametError as exc:
-            log.warning("a VM was not stopped", vm=vm.name, error=str(exc))
-    for task in tasks:
-        await host.tasks.wait(task.id, _STOP_VMS_S)
