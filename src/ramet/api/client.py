@@ -52,13 +52,12 @@ _RECONNECT_S = 15.0
 _STREAM_OPEN_S = 45.0
 
 
-def default_state_dir() -> Path:
+def chosen_state_dir() -> Path:
     """RAMET_STATE, else /var/lib/ramet for root and the user's data folder for others."""
-    if chosen := os.environ.get("RAMET_STATE"):
-        return Path(chosen).expanduser().absolute()
-    if os.geteuid() == 0:
-        return Path("/var/lib/ramet")
-    return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "ramet"
+    from ramet.host.settings import default_state_dir
+
+    chosen = os.environ.get("RAMET_STATE")
+    return Path(chosen).expanduser() if chosen else default_state_dir()
 
 
 class Client:
@@ -76,7 +75,7 @@ class Client:
 
         PeerError when no daemon answers; what kept a new daemon from starting, as that daemon said it.
         """
-        state_dir = (state_dir or default_state_dir()).absolute()
+        state_dir = (state_dir or chosen_state_dir()).absolute()
         socket_path = Path(os.environ.get("RAMET_SOCKET_PATH") or state_dir / "run" / "api.sock")
         if not _answers(socket_path):
             if not start_daemon:

@@ -50,7 +50,7 @@ def _spawn(command: list[str], log_path: Path) -> bool:
             (os.POSIX_SPAWN_DUP2, ready_w, 3),
         ]
         # `--detach` forks once more: the child that is ours ends at once, so nobody is left with a zombie.
-        pid = os.posix_spawn(command[0], [*command, "--detach", "--ready-fd", "3"], os.environ, file_actions=actions)
+        pid = _posix_spawn([*command, "--detach", "--ready-fd", "3"], actions)
         os.close(ready_w)
         ready_w = -1
         os.waitpid(pid, 0)
@@ -59,6 +59,13 @@ def _spawn(command: list[str], log_path: Path) -> bool:
         os.close(ready_r)
         if ready_w >= 0:
             os.close(ready_w)
+
+
+def _posix_spawn(command: list[str], actions: list[tuple[int | str, ...]]) -> int:
+    try:
+        return os.posix_spawn(command[0], command, os.environ, file_actions=actions)
+    except OSError as exc:  # that of its log, most likely
+        raise PeerError(f"The daemon cannot be started: {exc.strerror}.", hint="Use sudo, or --state.") from exc
 
 
 def _wait_ready(fd: int, log_path: Path) -> bool:

@@ -29,11 +29,13 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import structlog
+from pydantic import ValidationError
 from pydantic_core import to_jsonable_python
 
 from ramet.errors import InternalError, NotFoundError, RametError, StateError, TaskCancelledError
 from ramet.host.bell import Bell
-from ramet.host.store import Delete, Put, Store
+from ramet.host.store import Delete, Entry, Put, Store
+from ramet.model.base import explain
 from ramet.model.host import Step, Task, TaskState
 
 log = structlog.stdlib.get_logger(__name__)
@@ -134,8 +136,7 @@ class TaskManager:
             await manager._close()
 
     async def _load(self) -> None:
-        tasks = [Task.model_validate(entry.value) for entry in await self._store.list(_PREFIX)]
-        for task in sorted(tasks, key=lambda task: (task.created_at, task.id)):
+        for task in sorted(_read(await self._store.list(_PREFIX)), key=lambda task: (task.created_at, task.id)):
             self._tasks[task.id] = task
             if not task.state.is_final:
                 error = StateError("The daemon was restarted while this ran.", hint="Try it again.")
@@ -295,6 +296,15 @@ class TaskManager:
             return  # a straggler of the work
         self._tasks[task_id] = task.model_copy(update={**update, "version": task.version + 1})
         self._changed[task_id].ring()
+
+
+def _read(entries: list[Entry]) -> Iterator[Task]:
+    """History alone is no reason to refuse the start: a record that is not valid is left where it is."""
+    for entry in entries:
+        try:
+            yield Task.model_validate(entry.value)
+        except ValidationError as exc:
+            log.warning("a task of the past was ignored", key=entry.key, error=explain(exc))
 
 
 async def _call(work: Work, handle: TaskHandle) -> Any:

@@ -171,6 +171,12 @@ def test_a_file_that_is_not_there_is_an_error_and_one_that_breaks_off_too(
         list(client.read_file(web, "/breaks"))
 
 
+def test_an_upload_that_is_refused_at_once_says_why(client: Client, web: str) -> None:
+    with pytest.raises(NotFoundError, match="no VM 'wbe'"):
+        client.write_file("wbe", "/x", iter([b"x" * 65536] * 200))
+    assert client.list_vms()
+
+
 @pytest.mark.parametrize("mode", ["rw", "99", "07777777", ""])
 def test_a_wrong_mode_is_refused(http: httpx.Client, web: str, mode: str) -> None:
     answer = http.put("/v1/vms/web/file", params={"path": "/x", "mode": mode}, content=b"x")

@@ -185,6 +185,12 @@ async def test_what_a_crash_left_running_is_an_error_at_the_next_start(store: Sq
             assert task.error["message"] == "The daemon was restarted while this ran."
 
 
+async def test_a_record_of_the_past_that_is_not_valid_is_ignored(store: SqliteStore) -> None:
+    await store.put("task/x", {"kind": "x", "surprise": 1})
+    async with TaskManager.open(store) as tasks:
+        assert tasks.list() == []
+
+
 async def test_closing_cancels_what_runs_and_remembers_it(store: SqliteStore) -> None:
     async with TaskManager.open(store) as tasks:
         task = await tasks.start("x", "y", forever)
