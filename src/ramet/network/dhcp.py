@@ -159,19 +159,20 @@ class Dhcp:
     def problems(self) -> list[str]:
         return [service.problem for service in self._services.values() if service.problem]
 
-    async def ensure(self, network: Network) -> None:
+    async def ensure(self, network: Network, *, insist: bool = False) -> None:
         """Have dnsmasq serve this port group as described; one that runs with the same configuration stays.
 
-        Raises UnsupportedError when dnsmasq is not installed, ToolError when it does not start.
+        Raises UnsupportedError when dnsmasq is not installed; ToolError when it does not start, or tries on (`insist`).
         """
         spec = await asyncio.to_thread(self._prepare, network)
         running = self._services.get(network.name)
         if running is not None:
             if running.spec == spec:
                 return
+            del self._services[network.name]
             await running.stop()
         service = Service(spec, self._spawn, lambda: self._is_ready(network.bridge))
-        await service.start()
+        await service.start(insist=insist)
         self._services[network.name] = service
 
     async def reserve(self, network: Network, reservations: Mapping[str, str]) -> None:

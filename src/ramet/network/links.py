@@ -43,16 +43,25 @@ class Links:
         with _os_errors():
             return [_link(message) for message in self._ip.get_links()]
 
+    def is_up(self, name: str) -> bool:
+        """Whether the interface sends what it is given (RFC 2863 state UP, or UNKNOWN with the flag up).
+
+        False also when there is no such interface.
+        """
+        try:
+            with _os_errors():
+                [message] = self._ip.get_links(self.index(name))
+        except OSError:
+            return False
+        state = str(message.get_attr("IFLA_OPERSTATE"))
+        return state == "UP" or (state == "UNKNOWN" and bool(message["flags"] & 1))
+
     def exists(self, name: str) -> bool:
         try:
             self.index(name)
         except OSError:
             return False
         return True
-
-    def is_up(self, name: str) -> bool:
-        """False also when there is no such interface."""
-        return any(link.up for link in self.all() if link.name == name)
 
     def index(self, name: str) -> int:
         """Raises OSError ENODEV. An ioctl: netlink, by way of Python, is a hundred times slower."""

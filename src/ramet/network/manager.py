@@ -10,9 +10,8 @@ import asyncio
 import contextlib
 import functools
 import logging
-import shutil
 import socket
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -29,13 +28,15 @@ from ramet.network.taps import OpenTap
 logger = logging.getLogger(__name__)
 
 _RETRY_S = 0.05
+_CARRIER_S = 2.0
+_CARRIER_POLL_S = 0.002
 
 
 class Networks:
     """The networks of one daemon.
 
-    Life: `start`, the rest in any order, `close`. What stands in the kernel and runs in the namespace survives the
-    daemon; after a restart, `ensure` every port group of the inventory again (cheap, disturbs nobody), then `collect`.
+    Life: `start`, `restore` the port groups of the inventory, `collect`, the rest in any order, `close`. What stands
+    in the kernel and runs in the namespace survives the daemon; `restore` takes it over and disturbs nobody.
 
     `outside`: the namespace where NAT comes out, for tests; None is the host's own.
     """
@@ -50,7 +51,9 @@ class Networks:
         self._dhcp = Dhcp(self._thread, self._directory)
         self._nat = nat.Nat(self.namespace, self._thread, self._spawn_outside, self._directory / "pasta.log")
         self._groups: dict[str, Network] = {}
+        self._failures: dict[str, str] = {}
         self._changing = asyncio.Lock()
+        self._made = False
 
     @property
     def privileged(self) -> bool:
@@ -60,7 +63,7 @@ class Networks:
     @property
     def warnings(self) -> list[str]:
         """What does not work right now although it should: a server that dies, an uplink that is lost."""
-        return [text for text in (*self._dhcp.problems, self._nat.problem) if text]
+        return [text for text in (*self._failures.values(), *self._dhcp.problems, self._nat.problem) if text]
 
     @property
     def groups(self) -> Mapping[str, Network]:
@@ -75,21 +78,22 @@ class Networks:
         try:
             await asyncio.to_thread(self._directory.mkdir, parents=True, exist_ok=True, mode=0o700)
             await asyncio.to_thread(self.namespace.ensure)
+            self._made = True
             await self._thread.start()
             await self._thread.netlink(portgroups.prepare_namespace)
         except (OSError, RametError) as exc:
+            await self._thread.close()
             self.problem = f"The network namespace could not be set up: {exc}"
             logger.warning("%s", self.problem)
 
     async def close(self, remove_namespace: bool = False) -> None:
-        """Let everything go on for the guests; or, with `remove_namespace`, end it all and leave nothing."""
+        """Let everything go on for the guests; or, with `remove_namespace`, end it all and leave nothing but leases."""
         async with self._changing:
             await self._dhcp.close(end=remove_namespace)
             await (self._nat.stop() if remove_namespace else self._nat.release())
             await self._thread.close()
-            if remove_namespace:
+            if remove_namespace and self._made:
                 await asyncio.to_thread(self.namespace.remove)
-                await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
             self._groups.clear()
             self.problem = "The network is closed."
 
@@ -135,15 +139,36 @@ class Networks:
                 raise
             return planned
 
-    async def _establish(self, network: Network) -> None:
+    async def restore(self, networks: Iterable[Network]) -> None:
+        """At the daemon's start: bring back the port groups as they were ensured once, before any new one is chosen.
+
+        Raises PrivilegeError only. What fails (no route to the outside yet, a program that was uninstalled) costs a
+        port group its DHCP or NAT, not its bridge; it is tried again where that can help, and stands in `warnings`.
+        """
+        self._check()
+        async with self._changing:
+            for network in networks:
+                complete = network.changed(bridge=portgroups.bridge_name(network.name))
+                self._failures.pop(network.name, None)
+                try:
+                    await self._establish(complete, insist=True)
+                except (RametError, OSError) as exc:
+                    self._failures[network.name] = f"Port group {network.name!r} is not whole: {exc}"
+                    logger.warning("%s", self._failures[network.name])
+
+    async def _establish(self, network: Network, *, insist: bool = False) -> None:
         await self._thread.netlink(portgroups.ensure_bridge, network)
         self._groups[network.name] = network
         await self._apply_rules()
         if network.dhcp:
-            await self._dhcp.ensure(network)
+            await self._dhcp.ensure(network, insist=insist)
         else:
             await self._dhcp.stop(network)
-        await self._update_uplink()
+        if network.nat:
+            await self._nat.ensure(insist=insist)
+        else:
+            await self._end_idle_uplink()
+        self._failures.pop(network.name, None)
 
     async def remove(self, network: Network | str) -> None:
         """Take the port group away; taps on it stay, on no bridge. Idempotent."""
@@ -154,7 +179,8 @@ class Networks:
 
     async def _remove(self, network: Network) -> None:
         self._groups.pop(network.name, None)
-        await self._update_uplink()
+        self._failures.pop(network.name, None)
+        await self._end_idle_uplink()
         await self._dhcp.remove(network)
         await self._thread.netlink(Links.delete, network.bridge)
         await self._apply_rules()
@@ -162,10 +188,8 @@ class Networks:
     async def _apply_rules(self) -> None:
         await self._thread.run(portgroups.apply_rules, list(self._groups.values()))
 
-    async def _update_uplink(self) -> None:
-        if any(group.nat for group in self._groups.values()):
-            await self._nat.ensure()
-        else:
+    async def _end_idle_uplink(self) -> None:
+        if not any(group.nat for group in self._groups.values()):
             await self._nat.stop()
 
     def _group(self, name: str) -> Network:
@@ -191,6 +215,16 @@ class Networks:
         self._check()
         bridge = self._group(network).bridge if network is not None else None
         await self._thread.netlink(taps.attach, tap, bridge)
+        if bridge is not None:
+            await self._wait_until_up(bridge)
+
+    async def _wait_until_up(self, bridge: str) -> None:
+        """A bridge without ports has no carrier, and the kernel activates it some milliseconds after the first port
+        is there: until then the gateway's and dnsmasq's answers are lost, and a guest asks again only after 1 s."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CARRIER_S):
+                while not await self._thread.netlink(Links.is_up, bridge):  # noqa: ASYNC110 - the kernel's event
+                    await asyncio.sleep(_CARRIER_POLL_S)
 
     async def detach(self, tap: str) -> None:
         """Take a tap off its port group, as pulling the cable would; a tap that is gone already is no error."""

@@ -14,24 +14,36 @@ from ramet.network.links import Links
 from ramet.network.namespace import Namespace, NamespaceThread
 from ramet.network.services import Service, ServiceSpec, Spawn, end_all, find_program
 
+APPARMOR = Path("/sys/module/apparmor/parameters/enabled")
 
-def pasta_argv(pasta: str, setpriv: str, namespace: Path) -> tuple[str, ...]:
+
+def pasta_argv(pasta: str, setpriv: str, namespace: Path, *, apparmor: bool) -> tuple[str, ...]:
     """The command line; for the 2023_03_09 version of Debian 12 and later ones.
 
     pasta becomes `nobody` before it enters the namespace, which it then may not do: the securebit lets it keep
     its capabilities across that, until it drops all but two of them by itself and seals itself with seccomp.
+    Its AppArmor profile lets it open no namespace in /run/netns, only a user's own: it runs without the profile.
 
     No ports are forwarded inwards (its default would show the namespace's DNS server on the host), and
     --no-map-gw keeps the host's loopback services out of the guests' reach.
     """
     return (
-        *(setpriv, "--securebits", "+no_setuid_fixup", pasta),
+        *(setpriv, "--securebits", "+no_setuid_fixup"),
+        *(("--apparmor-profile", "unconfined") if apparmor else ()),
+        pasta,
         *("--foreground", "--quiet", "--ipv4-only", "--netns", str(namespace)),
         *("--config-net", "--ns-ifname", UPLINK, "--mtu", "1500"),
         *("--address", str(UPLINK_ADDRESS), "--netmask", str(UPLINK_PREFIX), "--gateway", str(UPLINK_GATEWAY)),
         *("--no-map-gw", "--tcp-ports", "none", "--udp-ports", "none", "--tcp-ns", "none", "--udp-ns", "none"),
         *("--no-dhcp", "--no-dhcpv6", "--no-ndp", "--no-ra", "--dns", "none"),
     )
+
+
+def apparmor_is_on() -> bool:
+    try:
+        return APPARMOR.read_text().startswith("Y")
+    except OSError:
+        return False
 
 
 def check_available() -> tuple[str, str]:
@@ -56,8 +68,12 @@ class Nat:
     def problem(self) -> str | None:
         return self._service.problem if self._service else None
 
-    async def ensure(self) -> None:
-        """Have an uplink; idempotent. Raises UnsupportedError without pasta, ToolError when it does not start."""
+    async def ensure(self, *, insist: bool = False) -> None:
+        """Have an uplink; idempotent.
+
+        Raises UnsupportedError without pasta; ToolError when it does not start (the host has no route to the outside,
+        for one), or tries on in the background (`insist`).
+        """
         if self._service is not None:
             return
         pasta, setpriv = check_available()
@@ -65,13 +81,13 @@ class Nat:
         spec = ServiceSpec(
             name="pasta",
             program="pasta",
-            argv=pasta_argv(pasta, setpriv, self._namespace.path),
+            argv=pasta_argv(pasta, setpriv, self._namespace.path, apparmor=apparmor_is_on()),
             mark=path,
             exact=path,
             log=self._log,
         )
         service = Service(spec, self._spawn, self._is_ready)
-        await service.start()
+        await service.start(insist=insist)
         self._service = service
 
     async def stop(self) -> None:

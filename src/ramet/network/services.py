@@ -160,7 +160,7 @@ class Service:
     Life: `start`, then either `stop` (the program ends) or `release` (it goes on without us).
     """
 
-    def __init__(self, spec: ServiceSpec, spawn: Spawn, ready: Ready, start_timeout_s: float = 10.0) -> None:
+    def __init__(self, spec: ServiceSpec, spawn: Spawn, ready: Ready, start_timeout_s: float = 20.0) -> None:
         self.spec = spec
         self.problem: str | None = None
         self._spawn = spawn
@@ -173,9 +173,19 @@ class Service:
     def pid(self) -> int | None:
         return self._child.pid if self._child else None
 
-    async def start(self) -> None:
-        """Take over the one that runs, or start it and wait until it serves. Raises ToolError with its last words."""
-        self._child = await self._take_over() or await self._launch()
+    async def start(self, *, insist: bool = False) -> None:
+        """Take over the one that runs, or start it and wait until it serves.
+
+        Raises ToolError with its last words, or DeadlineError; with `insist`, tries again and again in the background
+        instead, and `problem` says so meanwhile.
+        """
+        try:
+            self._child = await self._take_over() or await self._launch()
+        except (ToolError, DeadlineError, OSError) as exc:
+            if not insist:
+                raise
+            self.problem = str(exc)
+            logger.warning("%s; it is tried again", self.problem)
         self._task = asyncio.create_task(self._supervise(), name=f"service {self.spec.name}")
 
     async def _take_over(self) -> Child | None:

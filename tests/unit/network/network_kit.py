@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 from contextlib import AsyncExitStack
@@ -18,27 +19,26 @@ from ramet.network.namespace import NAMES, Namespace, NamespaceThread, run_tool
 
 needs_privilege = pytest.mark.skipif(privilege.find_problem() is not None, reason=str(privilege.find_problem()))
 
-SERVICES = (b"dnsmasq", b"pasta")
 UDHCPC_SCRIPT = str(Path(__file__).with_name("udhcpc.sh"))
 
 
-def traces() -> set[str]:
-    """Everything this room could leave on the host: names, mounts, processes, and the caller's own namespace."""
-    names = {f"name {path.name}" for path in NAMES.glob("ramet*")} if NAMES.exists() else set()
-    mounts = {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
-    mounts = {f"mount {path}" for path in mounts if path.startswith(f"{NAMES}/ramet")}
-    processes = {f"process {pid} {name!r}" for pid, name in _commands() if name in SERVICES}
-    return names | mounts | processes | {os.readlink("/proc/self/ns/net")}
+def traces(*marks: str) -> list[str]:
+    """What is left on the host of anything that carries one of the marks: names, mounts, processes.
+
+    Other tests and daemons may run beside this one: theirs do not count.
+    """
+    names = [str(path) for path in NAMES.glob("*")]
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    found = [*names, *mounts, *_command_lines()]
+    return [text for text in found if any(mark in text for mark in marks)]
 
 
-def _commands() -> list[tuple[str, bytes]]:
+def _command_lines() -> list[str]:
     found = []
     for entry in Path("/proc").iterdir():
-        try:
-            words = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdecimal() else [b""]
-        except OSError:
-            continue
-        found.append((entry.name, os.path.basename(words[0])))
+        if entry.name.isdecimal() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                found.append((entry / "cmdline").read_bytes().decode(errors="replace").replace("\0", " "))
     return found
 
 
@@ -58,6 +58,7 @@ class Room:
     async def __aexit__(self, *_: object) -> None:
         await self.thread.close()
         self.namespace.remove()
+        assert traces(self.namespace.name) == []
 
     async def run(self, *argv: str, timeout_s: float = 15.0) -> str:
         """Output of a program run inside."""
@@ -111,7 +112,7 @@ class Guest(Room):
 
     async def dhcp(self, *options: str) -> dict[str, str]:
         """What udhcpc, an ordinary client, is given; it also sets it. Keys as its script sees them."""
-        client = ("busybox", "udhcpc", "-i", "eth0", "-n", "-q", "-f", "-t", "5", "-T", "1", "-s", UDHCPC_SCRIPT)
+        client = ("busybox", "udhcpc", "-i", "eth0", "-n", "-q", "-f", "-t", "12", "-T", "1", "-s", UDHCPC_SCRIPT)
         text = await self.run(*client, *options)
         return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
 
@@ -126,7 +127,7 @@ class Lab:
         self._guests = 0
 
     async def __aenter__(self) -> Self:
-        self._before = traces()
+        self._own_namespace = os.readlink("/proc/self/ns/net")
         self.networks = await self.start()
         return self
 
@@ -153,9 +154,8 @@ class Lab:
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
         await self.networks.close(remove_namespace=True)
-        left = traces() - self._before
-        assert not left, left
-        assert not (self.state_dir / "network").exists()
+        assert os.readlink("/proc/self/ns/net") == self._own_namespace
+        assert traces(str(self.state_dir), self.networks.namespace.name) == []
 
 
 VNET_HEADER = bytes(10)
@@ -169,24 +169,31 @@ def arp_request(mac: str, sender: str, target: str) -> bytes:
     return b"\xff" * 6 + own + bytes.fromhex("0806") + body
 
 
-async def is_answered(fd: int, mac: str, sender: str, target: str, timeout_s: float = 1.0) -> bool:
-    """Whether `target` answers an ARP request sent through a tap's descriptor, as a guest's card would send it."""
+async def exchange(fd: int, mac: str, sender: str, target: str, timeout_s: float = 1.0) -> list[bytes]:
+    """Ask for `target` by ARP through a tap's descriptor, as a guest's card would; the frames up to the answer."""
     loop = asyncio.get_running_loop()
-    answered: asyncio.Future[bool] = loop.create_future()
+    answered: asyncio.Future[None] = loop.create_future()
+    frames: list[bytes] = []
     own, asked = bytes.fromhex(mac.replace(":", "")), bytes(int(part) for part in target.split("."))
 
     def read() -> None:
-        frame = os.read(fd, 65536)[len(VNET_HEADER) :]
+        frames.append(frame := os.read(fd, 65536)[len(VNET_HEADER) :])
         is_reply = frame[0:6] == own and frame[12:14] == b"\x08\x06" and frame[20:22] == b"\x00\x02"
         if is_reply and frame[28:32] == asked and not answered.done():
-            answered.set_result(True)
+            answered.set_result(None)
 
     loop.add_reader(fd, read)
     try:
         os.write(fd, VNET_HEADER + arp_request(mac, sender, target))
         async with asyncio.timeout(timeout_s):
-            return await answered
-    except TimeoutError:
-        return False
+            await answered
     finally:
         loop.remove_reader(fd)
+    return frames
+
+
+async def is_answered(fd: int, mac: str, sender: str, target: str, timeout_s: float = 1.0) -> bool:
+    try:
+        return bool(await exchange(fd, mac, sender, target, timeout_s))
+    except TimeoutError:
+        return False

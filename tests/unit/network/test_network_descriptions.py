@@ -17,6 +17,7 @@ from ramet.network import addresses, firewall, portgroups
 from ramet.network.dhcp import Lease, parse_leases, parse_resolvers, release_packet, render_config
 from ramet.network.firewall import Guard
 from ramet.network.namespace import namespace_name
+from ramet.network.nat import pasta_argv
 from ramet.network.privilege import find_problem
 from ramet.network.taps import tap_name
 
@@ -221,3 +222,12 @@ def test_what_is_missing_is_named(capabilities: int, tun: str, tools: bool, word
 
 def test_nothing_missing_is_no_problem() -> None:
     assert find_problem(1 << 12 | 1 << 21, Path("/dev/null"), lambda _: True) is None
+
+
+def test_pasta_lets_nothing_in_and_keeps_the_hosts_loopback_to_itself() -> None:
+    argv = pasta_argv("/usr/bin/pasta", "/usr/bin/setpriv", Path("/run/netns/ramet-x"), apparmor=True)
+    text = " ".join(argv)
+    for option in ("--tcp-ports none", "--udp-ports none", "--tcp-ns none", "--udp-ns none", "--no-map-gw"):
+        assert option in text
+    assert "unconfined" in argv
+    assert "unconfined" not in pasta_argv("/usr/bin/pasta", "/usr/bin/setpriv", Path("/run/netns/x"), apparmor=False)

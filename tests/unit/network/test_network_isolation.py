@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-import pytest
-from tests.unit.network.network_kit import Lab, is_answered, needs_privilege
+from tests.unit.network.network_kit import Lab, exchange, is_answered, needs_privilege
 
 from ramet.model.host import Network
 from ramet.network.firewall import Guard
@@ -58,15 +56,15 @@ async def test_a_tap_moves_live(tmp_path: Path) -> None:
             tap.close()
 
 
-async def test_a_silent_tap_receives_nothing_of_the_namespace_itself(tmp_path: Path) -> None:
+async def test_the_namespace_sends_nothing_of_its_own_into_a_tap(tmp_path: Path) -> None:
+    """No router solicitation, no duplicate address detection, no spanning tree: the first frame is the answer."""
     async with Lab(tmp_path) as lab:
         await lab.networks.ensure(Network(name="a", cidr="10.99.0.0/24"))
         tap = await lab.networks.open_tap("0123456789ab", 0)
         try:
             await lab.networks.attach(tap.name, "a")
-            assert await is_answered(tap.fd, MAC, "10.99.0.11", "10.99.0.1")
-            with pytest.raises(BlockingIOError):
-                os.read(tap.fd, 65536)
+            frames = await exchange(tap.fd, MAC, "10.99.0.11", "10.99.0.1")
+            assert [frame[12:14].hex() for frame in frames] == ["0806"]
         finally:
             tap.close()
 

@@ -32,7 +32,7 @@ def running(program: str, lab: Lab) -> list[int]:
     return list(services.find_running(program, mark))
 
 
-async def becomes(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
+async def becomes(condition: Callable[[], object], timeout_s: float = 30.0) -> None:
     """For what nobody tells of: looks again and again."""
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110
@@ -185,12 +185,30 @@ async def test_nat_without_a_way_out_is_refused_and_changes_nothing(tmp_path: Pa
         assert await lab.networks.ensure(A)
 
 
+async def test_restored_nat_comes_up_when_the_host_is_online_at_last(tmp_path: Path) -> None:
+    async with Room() as host, Room() as world, Lab(tmp_path, outside=host) as lab, Listener(world, "0.0.0.0"):
+        out = Network(name="out", cidr="10.97.0.0/24", dhcp=True, nat=True)
+        await lab.networks.restore([out, A])
+        assert set(lab.networks.groups) == {"out", "a"}
+        assert any("pasta" in warning for warning in lab.networks.warnings)
+        guest = await lab.guest("out")
+        await guest.dhcp()
+        assert not await connects(guest, "198.51.100.2")
+        await host.join(world, "wan", "198.51.100.1/24", "198.51.100.2/24")
+        await host.run("ip", "route", "add", "default", "via", "198.51.100.2")
+        await becomes(lambda: not lab.networks.warnings)
+        assert await connects(guest, "198.51.100.2")
+
+
 async def test_nat_without_pasta_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with Lab(tmp_path) as lab:
         monkeypatch.setattr(services, "TOOL_PATH", "/nonexistent")
         with pytest.raises(UnsupportedError, match="apt-get install passt"):
             await lab.networks.ensure(Network(name="out", nat=True))
         assert lab.networks.groups == {}
+        await lab.networks.restore([Network(name="out", cidr="10.97.0.0/24", nat=True)])
+        assert "apt-get install passt" in lab.networks.warnings[0]
+        assert await (await lab.guest("out", "10.97.0.11/24")).reaches("10.97.0.1")
 
 
 class Listener:
