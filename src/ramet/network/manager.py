@@ -289,14 +289,17 @@ class Networks:
             if group.dhcp:
                 await self._dhcp.release(group, mac)
 
-    async def address_of(self, mac: str) -> str | None:
-        """The IPv4 address of a MAC, by its lease, else by what was seen on the wire; None when unknown."""
+    async def addresses(self) -> dict[str, str]:
+        """MAC -> IPv4 address, by lease, else by what was seen on the wire; of everybody in one go."""
         self._check()
+        found = await self._thread.netlink(Links.neighbours)
         for group in list(self._groups.values()):
-            lease = (await self._dhcp.leases(group)).get(mac)
-            if lease is not None:
-                return lease.address
-        return (await self._thread.netlink(Links.neighbours)).get(mac)
+            found |= {mac: lease.address for mac, lease in (await self._dhcp.leases(group)).items()}
+        return found
+
+    async def address_of(self, mac: str) -> str | None:
+        """The IPv4 address of one MAC; None when unknown."""
+        return (await self.addresses()).get(mac)
 
     async def connect_tcp(self, address: str, port: int, timeout_s: float) -> socket.socket:
         """A non-blocking socket connected to a guest. It belongs to the namespace and can be sent to another process.
