@@ -170,7 +170,7 @@ class _Builder:
         return [
             *misc.behaviour(machine),
             *board.board(machine, self.qemu, flash=flash),
-            *board.processor(machine, self.accelerator),
+            *board.processor(machine, self.qemu, self.accelerator),
             *memory.ram(machine, self.ram_fd),
             *misc.identity(machine),
             *board.clock(),

@@ -29,6 +29,7 @@ _VERSION = re.compile(r"version (\d+)\.(\d+)(?:\.(\d+))?")
 _MACHINE_TYPE = re.compile(r"^(pc-q35-\d+\.\d+)\s", re.MULTILINE)
 _DEVICE = re.compile(r'^name "([^"]+)"', re.MULTILINE)
 _PROPERTY = re.compile(r"^ {2}([a-z0-9-]+)=", re.MULTILINE)
+_VENDOR = re.compile(r"^vendor_id\s*:\s*(\S+)", re.MULTILINE)
 _ASK_TIMEOUT_S = 20.0
 
 
@@ -50,6 +51,8 @@ class Qemu:
     netdevs: frozenset[str] = frozenset()
     migration_properties: frozenset[str] = field(default=frozenset(), repr=False)
     has_sandbox: bool = True
+    host_vendor: str = ""
+    """Of the host's processor, as /proc/cpuinfo spells it."""
     firmware_code: Path | None = None
     firmware_vars: Path | None = None
 
@@ -77,6 +80,14 @@ class Qemu:
     def incoming_failure_is_survived(self) -> bool:
         """``migrate-incoming`` takes ``exit-on-error`` from 9.1; before, a refused state ends the process."""
         return self.version >= (9, 1, 0)
+
+    @property
+    def kvm_cpu(self) -> str:
+        """The host's own processor. Before 10.1 QEMU passes on an Intel register, ARCH_CAPABILITIES, on AMD too, where
+        a nested KVM may refuse it."""
+        if self.host_vendor == "AuthenticAMD" and self.version < (10, 1, 0):
+            return "host,migratable=on,arch-capabilities=off"
+        return "host,migratable=on"
 
     @property
     def fdset_removal_waits_for_running(self) -> bool:
@@ -132,6 +143,7 @@ async def find_qemu(binary: str | None = None) -> Qemu:
         netdevs=frozenset(netdevs.split()),
         migration_properties=frozenset(_PROPERTY.findall(migration)),
         has_sandbox=has_sandbox,
+        host_vendor=_host_vendor(),
         firmware_code=uefi.code if uefi else None,
         firmware_vars=uefi.variables if uefi else None,
     )
@@ -150,6 +162,14 @@ def _locate(binary: str) -> Path:
     if found is None:
         raise UnsupportedError(f"There is no {binary} on this host.", hint=_INSTALL)
     return Path(found).resolve()
+
+
+def _host_vendor() -> str:
+    with suppress(OSError):
+        match = _VENDOR.search(Path("/proc/cpuinfo").read_text())
+        if match is not None:
+            return match[1]
+    return ""
 
 
 def _parse_version(path: Path, text: str) -> tuple[int, int, int]:

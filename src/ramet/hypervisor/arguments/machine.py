@@ -7,7 +7,8 @@ from ramet.hypervisor.version import Qemu
 from ramet.model.machine import Accelerator, Machine
 
 TCG_BUFFER_MIB = 64
-"""Translated code, private to each QEMU. The kernel of a guest fits; QEMU's default would be up to 1 GiB."""
+"""Translated code, private to each QEMU and filled as the guest runs. Measured on the boot of a Debian kernel: 32 takes
+8 % more work and 36 MiB less memory, 16 a quarter more work, and above 64 nothing is gained. QEMU's default is 1 GiB."""
 
 TCG_CPU = "qemu64"
 """An AMD model, which guests take for free of Meltdown: no page table isolation, which is dear to emulate."""
@@ -17,12 +18,12 @@ TCG_CPU = "qemu64"
 _TCG_FEATURES = ("ssse3=on", "sse4.1=on", "sse4.2=on", "popcnt=on", "svm=off")
 
 
-def cpu_model(machine: Machine, accelerator: Accelerator) -> str:
+def cpu_model(machine: Machine, qemu: Qemu, accelerator: Accelerator) -> str:
     """The processor that the guest sees, with the features that are set explicitly."""
     if machine.cpu_model is not None:
         return machine.cpu_model
     if accelerator is Accelerator.KVM:
-        return "host,migratable=on"
+        return qemu.kvm_cpu
     return ",".join((TCG_CPU, *_TCG_FEATURES))
 
 
@@ -46,12 +47,12 @@ def board(machine: Machine, qemu: Qemu, *, flash: dict[str, str]) -> list[str]:
     ]
 
 
-def processor(machine: Machine, accelerator: Accelerator) -> list[str]:
+def processor(machine: Machine, qemu: Qemu, accelerator: Accelerator) -> list[str]:
     if accelerator is Accelerator.KVM:
         accel = ["-accel", "kvm"]
     else:
         accel = listed("-accel", "tcg", thread="multi", tb_size=TCG_BUFFER_MIB)
-    return [*accel, "-cpu", cpu_model(machine, accelerator)]
+    return [*accel, "-cpu", cpu_model(machine, qemu, accelerator)]
 
 
 def clock() -> list[str]:
