@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,19 +21,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def native_paths(tmp_path_factory: pytest.TempPathFactory) -> NativePaths:
+def public() -> Iterator[Path]:
+    """A directory that every user can enter; pytest's own are closed, and every session of it closes them again."""
+    with tempfile.TemporaryDirectory(prefix="ramet-native-") as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+@pytest.fixture(scope="session")
+def native_paths(public: Path) -> NativePaths:
     """The library and the holder of this tree, compiled with every warning an error."""
-    directory = tmp_path_factory.mktemp("native")
     sources = [os.fspath(NATIVE / name) for name in LIBRARY_SOURCES]
     flags = ["-O2", "-g", "-shared", "-fPIC", "-fvisibility=hidden", "-pthread", "-Wl,-z,now,-z,relro,-z,noexecstack"]
-    library = compile_c(directory / "vmfork.so", *flags, *sources, "-ldl")
-    holder = compile_c(directory / "vmfork-holder", "-O2", os.fspath(NATIVE / "holder.c"), "-ldl")
+    library = compile_c(public / "vmfork.so", *flags, *sources, "-ldl")
+    holder = compile_c(public / "vmfork-holder", "-O2", os.fspath(NATIVE / "holder.c"), "-ldl")
     return NativePaths(library, holder)
 
 
 @pytest.fixture(scope="session")
-def guest_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compile_c(tmp_path_factory.mktemp("guest") / "guest", "-O1", os.fspath(PROGRAMS / "guest.c"), "-pthread")
+def guest_program(public: Path) -> Path:
+    return compile_c(public / "guest", "-O1", os.fspath(PROGRAMS / "guest.c"), "-pthread")
 
 
 @pytest.fixture(scope="session")

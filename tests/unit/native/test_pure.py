@@ -183,7 +183,11 @@ def test_stat_fields_are_counted_behind_the_name(pure: Pure) -> None:
 def test_another_architecture_is_told_plainly() -> None:
     source = NATIVE / "internal.h"
     done = subprocess.run(
-        ["cc", "-U__x86_64__", "-fsyntax-only", "-x", "c", source], capture_output=True, text=True, timeout=60, check=False
+        ["cc", "-U__x86_64__", "-fsyntax-only", "-x", "c", source],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode != 0
     assert "vmfork: only x86-64 is supported so far" in done.stderr

@@ -63,6 +63,14 @@ class Qmp:
         self._socket.close()
 
 
+def end(pidfd: int) -> None:
+    """Kills, reaps and closes."""
+    with suppress(ProcessLookupError, ChildProcessError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+    os.close(pidfd)
+
+
 @dataclass
 class Vm:
     pid: int
@@ -83,10 +91,7 @@ class Vm:
 
     def end(self) -> None:
         self.qmp.close()
-        with suppress(ProcessLookupError, ChildProcessError):
-            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-            os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
-        os.close(self.pidfd)
+        end(self.pidfd)
 
 
 def arguments(ram_fd: int, qmp_fd: int, *more: str) -> tuple[str, ...]:
@@ -99,7 +104,7 @@ def arguments(ram_fd: int, qmp_fd: int, *more: str) -> tuple[str, ...]:
 
 
 class Farm:
-    """Launches and forks QEMUs in `directory`, which QEMU's user can enter; ends them all."""
+    """Launches and forks QEMUs, which write to `directory` through descriptors only; ends them all."""
 
     def __init__(self, directory: Path, paths: NativePaths) -> None:
         self._directory = directory
@@ -162,8 +167,10 @@ class Farm:
     def _keep(self, pid: int, pidfd: int, control: Path, log: Path, ours: socket.socket) -> Vm:
         try:
             vm = Vm(pid, pidfd, control, log, Qmp(ours.dup()))
-        except EOFError:
-            pytest.fail(f"QEMU ended before its greeting: {log.read_text()}")
+        except BaseException as error:
+            end(pidfd)
+            error.add_note(f"QEMU ended before its greeting: {log.read_text()}")
+            raise
         self.vms.append(vm)
         return vm
 
@@ -185,8 +192,6 @@ def load(qmp: Qmp, state: int) -> None:
 
 @pytest.fixture
 def farm(tmp_path: Path, native_paths: NativePaths) -> Iterator[Farm]:
-    for directory in (tmp_path, *tmp_path.parents[:2], native_paths.library.parent):
-        directory.chmod(0o755)
     farm = Farm(tmp_path, native_paths)
     try:
         yield farm

@@ -8,14 +8,24 @@ import resource
 import socket
 import struct
 import subprocess
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.unit.native.native_kit import PROGRAMS, TIMEOUT_S, Nursery, Process, compile_c, raw_packets
+from tests.unit.native.native_kit import PROGRAMS, RAM_BYTES, TIMEOUT_S, Nursery, Process, compile_c, raw_packets
 
 from ramet.errors import ForkError
-from ramet.hypervisor.fork import ForkClient, ForkRequest, Reply, decode_reply, encode_fork, environment
+from ramet.hypervisor.fork import (
+    ForkClient,
+    ForkRequest,
+    Reply,
+    create_ram,
+    decode_reply,
+    encode_fork,
+    environment,
+    listen_control,
+)
 
 HEAD = struct.Struct("=IHHIIIIII")
 MAGIC = 0x4B464D56
@@ -184,39 +194,25 @@ def test_a_library_that_was_removed_or_replaced_is_noticed(nursery: Nursery, tmp
     assert source.number("sum") == 0
 
 
-def test_another_user_is_turned_away(nursery: Nursery, tmp_path: Path) -> None:
+def test_another_user_is_turned_away(nursery: Nursery, public: Path) -> None:
     if os.getuid() != 0:
         pytest.skip("needs a second user")
-    open_to_all(tmp_path)
-    peer = compile_c(tmp_path / "peer", f"{PROGRAMS}/peer.c")
+    peer = compile_c(public / "peer", f"{PROGRAMS}/peer.c")
+    nursery.directory = public
     source = nursery.launch()
     source.control.chmod(0o777)
     for user, expected in ((65534, "user 65534 is not the owner"), (0, "silence")):
         done = subprocess.run(
-            [peer, source.control],
-            user=user,
-            extra_groups=[],
-            cwd="/",
-            capture_output=True,
-            timeout=TIMEOUT_S,
-            text=True,
+            [peer, source.control], user=user, extra_groups=[], cwd="/", stdout=subprocess.PIPE, timeout=TIMEOUT_S
         )
-        assert expected in done.stdout
+        assert expected in done.stdout.decode()
     assert goes_on(nursery, source)
 
 
-def open_to_all(directory: Path) -> None:
-    """Lets another user through to a directory of pytest's."""
-    for part in (directory, *directory.parents[:2]):
-        part.chmod(0o755)
-
-
-def test_an_unprivileged_program_serves_its_owner(nursery: Nursery, tmp_path: Path) -> None:
+def test_an_unprivileged_program_serves_its_owner(nursery: Nursery) -> None:
     """QEMU's user is not the daemon's: the library's own user and the owner are both served."""
     if os.getuid() != 0:
         pytest.skip("needs a second user")
-    for directory in (tmp_path, nursery.program.parent, nursery.paths.library.parent):
-        open_to_all(directory)
     source = nursery.launch(user=65534)
     clone = nursery.fork(nursery.fork(source))
     assert "Uid:\t65534\t65534\t65534\t65534" in clone.proc("status")
@@ -263,19 +259,23 @@ def test_a_peer_that_never_reads_is_dropped(nursery: Nursery) -> None:
 def test_a_child_of_nobody_is_ended(nursery: Nursery, tmp_path: Path) -> None:
     """Whoever asked hangs up before the answer: the child is killed, for nobody would know of it."""
     source = nursery.launch()
-    marker = tmp_path / "marker"
-    with open(marker, "wb") as out, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as peer:
+    with ExitStack() as stack:
+        ram, null = create_ram(RAM_BYTES), os.open("/dev/null", os.O_RDWR)
+        stack.callback(os.close, ram)
+        stack.callback(os.close, null)
+        listener = stack.enter_context(listen_control(tmp_path / "orphan"))
         request = ForkRequest(
-            argv=(str(nursery.program),),
+            argv=(str(nursery.paths.holder),),  # would hold for ever
             env=environment(nursery.paths, ram_fd=3, control_fd=4, owner_uid=0),
-            fds=(out.fileno(),) * 5,
+            fds=(null, null, null, ram, listener.fileno()),
             name="orphan",
         )
+        peer = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
         peer.connect(str(source.control))
         peer.shutdown(socket.SHUT_RD)
         socket.send_fds(peer, [encode_fork(request)], request.fds)
-    with ForkClient.connect(source.control, TIMEOUT_S) as client:
-        assert client.query().forks == 1
+        with ForkClient.connect(source.control, TIMEOUT_S) as client:
+            assert client.query().forks == 1
     info = os.waitid(os.P_ALL, 0, os.WEXITED)
     assert info is not None
     assert (info.si_code, info.si_status) == (os.CLD_KILLED, 9)
