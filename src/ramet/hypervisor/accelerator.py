@@ -1,9 +1,9 @@
 """KVM or emulation: decided by running a guest.
 
 A /dev/kvm that opens is not a KVM that works: there are hosts, nested ones among them, where it creates VMs and then
-hangs every ordinary kernel. So a Linux kernel is booted under KVM, as QEMU's own user, on the board that VMs have, until
-it misses its root file system, which is a second's work for a KVM that works. The verdict holds for this boot of the
-host and this build of QEMU.
+hangs every ordinary kernel. So a Linux kernel is booted under KVM, as QEMU's own user, on the board that VMs have,
+until it misses its root file system, which is a second's work for a KVM that works. The verdict holds for this boot of
+the host and this build of QEMU.
 """
 
 from __future__ import annotations
@@ -127,10 +127,8 @@ async def _try_guest(qemu: Qemu, kernel: Path, user: QemuUser | None, timeout_s:
 
 
 async def _watch(process: QemuProcess, console: Path, timeout_s: float) -> str | None:
-    try:
+    with suppress(DeadlineError):
         await process.wait_exit(timeout_s)
-    except DeadlineError:
-        pass
     output = console.read_bytes() if console.exists() else b""
     if any(sign in output for sign in _SIGNS):
         return None

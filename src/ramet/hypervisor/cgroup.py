@@ -1,12 +1,14 @@
-"""Limits by control groups: a group per lineage, and in it a group per VM. Best effort, with the reason where it fails.
+"""Limits by control groups: a group per lineage, in it a group per VM. Best effort, with the reason where it fails.
 
-Memory is limited per lineage only: a page stays charged to the group that touched it first, and the copies that a source
-makes after a clone are charged to the source, so that a tight limit on one VM would kill it for its clones. The groups
-are not the daemon's own: systemd could not start the daemon again inside a group that has children.
+Memory is limited per lineage only: a page stays charged to the group that touched it first, and the copies that a
+source makes after a clone are charged to the source: a tight limit on one VM would kill it for its clones. The groups
+stand beside the daemon's own, because systemd could not start a service again in a group that has children.
 """
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,6 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CONTROLLERS = ("cpu", "pids", "memory")
+
+PIDS_LIMIT = 1024
+"""Threads of one VM: QEMU has one per processor, up to 64 for its disks, and a few more."""
+
+_log = logging.getLogger(__name__)
 
 _PERIOD_US = 100_000
 _MIN_QUOTA_US = 1_000
@@ -23,7 +30,7 @@ _UNIFIED = ""
 
 @dataclass(frozen=True, slots=True)
 class CgroupHost:
-    """What this host offers. `bases`: for each controller, the directory that holds our groups, and whether it is v2."""
+    """What this host offers. `bases`: by controller, the directory that holds our groups, and whether it is v2."""
 
     version: str
     """'v2', 'v1', 'hybrid' or 'none'."""
@@ -33,6 +40,53 @@ class CgroupHost:
 
     def group(self, lineage_id: str, vm_id: str) -> VmGroup:
         return VmGroup(self, lineage_id, vm_id)
+
+
+class Cgroups:
+    """The groups of this host's VMs. Methods never raise: what cannot be done is logged once, and is in `problems`."""
+
+    def __init__(self, host: CgroupHost) -> None:
+        self.host = host
+        self.problems: dict[str, None] = dict.fromkeys(host.problems)
+
+    @classmethod
+    def detect(cls, state_dir: Path) -> Cgroups:
+        """`state_dir` tells the groups of two daemons on one host apart."""
+        digest = hashlib.sha256(os.fsencode(state_dir.resolve())).hexdigest()[:8]
+        return cls(detect(f"ramet-{digest}"))
+
+    def place(self, vm_id: str, lineage_id: str, pid: int, cpu_limit_percent: int | None = None) -> None:
+        """Put a VM's process into the VM's group, made if need be, under its limits."""
+        group = self.host.group(lineage_id, vm_id)
+        self._note(group.create() or group.add(pid))
+        self._note(group.set_pids_limit(PIDS_LIMIT))
+        if cpu_limit_percent is not None:
+            self._note(group.set_cpu_limit(cpu_limit_percent))
+
+    def limit_cpu(self, vm_id: str, lineage_id: str, percent: int | None) -> None:
+        """Change the limit of a VM that runs; None lifts it."""
+        self._note(self.host.group(lineage_id, vm_id).set_cpu_limit(percent))
+
+    def limit_lineage_memory(self, lineage_id: str, limit_bytes: int | None) -> None:
+        """A hard limit on the memory of a family with at least one VM that runs."""
+        self._note(self.host.group(lineage_id, "").set_lineage_memory_limit(limit_bytes))
+
+    def remove(self, vm_id: str) -> None:
+        """Remove the groups of a VM that has ended, and its family's with its last VM."""
+        for base, _ in dict.fromkeys(self.host.bases.values()):
+            for directory in base.glob(f"lineage-*/vm-{vm_id}"):
+                self._note(_remove(directory))
+
+    def close(self) -> None:
+        """Remove the directory of all groups, if there are none in it: call it at the daemon's end."""
+        for base, _ in dict.fromkeys(self.host.bases.values()):
+            with suppress(OSError):
+                base.rmdir()
+
+    def _note(self, problem: str | None) -> None:
+        if problem is not None and problem not in self.problems:
+            self.problems[problem] = None
+            _log.warning("control groups: %s", problem)
 
 
 class VmGroup:
@@ -103,18 +157,8 @@ class VmGroup:
 
     def remove(self) -> str | None:
         """Remove the VM's group when its processes have ended, and its lineage's with the last VM."""
-        problem = None
-        for directory in self._directories():
-            try:
-                directory.rmdir()
-            except FileNotFoundError:
-                pass
-            except OSError as exc:
-                problem = _reason(f"{directory} cannot be removed", exc)
-                continue
-            with suppress(OSError):
-                directory.parent.rmdir()
-        return problem
+        problems = [_remove(directory) for directory in self._directories()]
+        return next((problem for problem in problems if problem is not None), None)
 
     def _missing(self, controller: str) -> str:
         reasons = (problem for problem in self._host.problems if problem.startswith(f"{controller}:"))
@@ -225,6 +269,18 @@ def _enable(directory: Path, controllers: list[str]) -> None:
     for controller in controllers:
         if controller not in present:
             (directory / "cgroup.subtree_control").write_text(f"+{controller}")
+
+
+def _remove(directory: Path) -> str | None:
+    try:
+        directory.rmdir()
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        return _reason(f"{directory} cannot be removed", exc)
+    with suppress(OSError):
+        directory.parent.rmdir()
+    return None
 
 
 def _write(path: Path, text: str) -> str | None:

@@ -1,4 +1,4 @@
-"""How a guest ended, read from the event log that its QEMU left: the answer is there even if no daemon was listening."""
+"""How a guest ended, from the event log that its QEMU left: the answer is there even if no daemon was listening."""
 
 from __future__ import annotations
 

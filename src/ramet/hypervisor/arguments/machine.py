@@ -8,7 +8,7 @@ from ramet.model.machine import Accelerator, Machine
 
 TCG_BUFFER_MIB = 64
 """Translated code, private to each QEMU and filled as the guest runs. Measured on the boot of a Debian kernel: 32 takes
-8 % more work and 36 MiB less memory, 16 a quarter more work, and above 64 nothing is gained. QEMU's default is 1 GiB."""
+8 % more work and 36 MiB less memory, 16 a quarter more work; above 64 nothing is gained. QEMU's default is 1 GiB."""
 
 TCG_CPU = "qemu64"
 """An AMD model, which guests take for free of Meltdown: no page table isolation, which is dear to emulate."""
