@@ -23,7 +23,7 @@ def is_pristine(fd: int) -> bool:
         raise DamagedError("A layer is too short to be a qcow2 file.")
     magic, version, _, _, _, _, _, l1_entries, l1_offset, _, _, snapshots, _ = _HEADER.unpack(header)
     l1_bytes = l1_entries * 8
-    if magic != b"QFI\xfb" or version not in (2, 3) or l1_bytes > _MAX_L1_BYTES:
+    if magic != b"QFI\xfb" or version not in (2, 3) or l1_bytes > _MAX_L1_BYTES or l1_offset >> 62:
         raise DamagedError("A layer is not a usable qcow2 file.")
     table = os.pread(fd, l1_bytes, l1_offset)
     # A table that the file is too short for reads as zeroes: QEMU leaves a hole at the end of a fresh image.

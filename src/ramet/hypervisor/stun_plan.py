@@ -15,8 +15,9 @@ from ramet.hypervisor.fork import ForkReply, ForkRequest
 PREPARE_TIMEOUT_S: Final = 10.0
 """Bound of everything before the source is stopped."""
 
-RESTORE_TIMEOUT_S: Final = 30.0
-"""Bound of bringing the source back after a failure. QEMU answers nobody while it drains a slow disk."""
+RESTORE_TIMEOUT_S: Final = 120.0
+"""Bound of bringing the source back after a failure. QEMU answers nobody while it drains a slow disk, and giving up on
+it then would leave the source stopped."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ from ramet.hypervisor.stun_monitor import Monitor, MonitorLostError
 from ramet.hypervisor.stun_plan import PREPARE_TIMEOUT_S, RESTORE_TIMEOUT_S, SnapshotStep, StunPlan, StunTimings
 
 _STATE_NAME: Final = "ramet-state"
+_LOOK_AGAIN_S: Final = 0.0002
 _UNLIMITED_BYTES_PER_S: Final = 1 << 40  # the default of 128 MiB/s would throttle video memory inside the stun
 
 
@@ -100,7 +101,7 @@ class StunSequence:
 
     def _prepare(self, monitor: Monitor) -> None:
         """All that needs no stopped guest. Ends with the source running, and nothing changed that outlives us."""
-        capabilities = [{"capability": "x-ignore-shared", "state": True}]
+        capabilities = [{"capability": name, "state": True} for name in ("x-ignore-shared", "events")]
         getfd = monitor.send(("getfd", {"fdname": _STATE_NAME}), fd=self._plan.state_fd)
         asked = monitor.send(
             ("migrate-set-capabilities", {"capabilities": capabilities}),
@@ -148,7 +149,10 @@ class StunSequence:
         self._enter("snapshot")
         if not self._plan.snapshots:
             return
-        actions = [{"type": "blockdev-snapshot", "data": asdict(step)} for step in self._plan.snapshots]
+        actions = [
+            {"type": "blockdev-snapshot", "data": {"node": step.active, "overlay": step.overlay}}
+            for step in self._plan.snapshots
+        ]
         self._transaction_sent = True
         number = monitor.send(("transaction", {"actions": actions}))[0]
         try:
@@ -163,14 +167,9 @@ class StunSequence:
 
     def _save_state(self, monitor: Monitor) -> None:
         self._enter("state")
-        monitor.call("migrate", uri=f"fd:{_STATE_NAME}")
-        while (migration := monitor.call("query-migrate"))["status"] != "completed":
-            if migration["status"] in ("failed", "cancelled"):
-                why = migration.get("error-desc", migration["status"])
-                raise QemuError(f"QEMU did not save the source's state: {why}.")
-        # "completed" comes a moment before the VM's own state follows, and a `cont` in between would abort QEMU.
-        while monitor.call("query-status")["status"] != "postmigrate":
-            pass
+        if (ended := monitor.migrate(f"fd:{_STATE_NAME}")) != "completed":
+            why = monitor.call("query-migrate").get("error-desc", ended)
+            raise QemuError(f"QEMU did not save the source's state: {why}.")
         self._lap("state")
 
     def _fork(self, fork: ForkClient | None) -> None:
@@ -188,8 +187,11 @@ class StunSequence:
         self._lap("fork")
 
     def _resume(self, monitor: Monitor) -> None:
+        self._enter("resume")
+        # The migration is "completed" a moment before the VM follows, and a `cont` in between would abort QEMU.
+        while monitor.call("query-status")["status"] != "postmigrate":
+            monitor.pause(_LOOK_AGAIN_S)
         if not self._plan.hold:
-            self._enter("resume")
             monitor.call("cont")
             self._stop_sent = False
             self._lap("resume")
