@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 # The VMs themselves; their networks (passt is for NAT); images; the native library; the command line.
 PACKAGES="qemu-system-x86 qemu-utils ovmf seabios
     dnsmasq-base nftables iproute2 passt
-    mmdebstrap busybox-static cpio e2fsprogs fdisk mtools grub-pc-bin grub-common
+    mmdebstrap busybox-static cpio e2fsprogs fdisk mtools grub-pc-bin grub-common lz4 zstd
     gcc libc6-dev make
     openssh-client"
 QEMU_USER=ramet-qemu

@@ -28,6 +28,20 @@ def test_memory_is_shared_at_the_fork_and_apart_afterwards(nursery: Nursery) -> 
     assert clone.number("sum") == 9
 
 
+def test_pages_written_on_either_side_are_copied(nursery: Nursery) -> None:
+    pages = RAM_BYTES // PAGE
+    source = nursery.launch()
+    source.ask("fill")  # adds 1 to the first byte of every page
+    clone = nursery.fork(source)
+    second = nursery.fork(source)
+    for _ in range(3):
+        source.ask("fill")
+        clone.ask("fill")
+    clone.ask("fill")
+    assert [vm.number("sum") for vm in (source, clone, second)] == [4 * pages, 5 * pages, pages]
+    assert nursery.fork(clone).number("sum") == 5 * pages
+
+
 def test_the_file_that_names_the_ram_stays_empty(nursery: Nursery) -> None:
     source = nursery.launch()
     source.ask(f"put {PAGE} 5")

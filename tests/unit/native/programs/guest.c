@@ -1,9 +1,5 @@
 /* A stand-in for QEMU: maps its RAM as a shared file at a fixed place inside a reservation, as QEMU does, then answers
- * commands, one a line, on its standard input and output:
- *
- *   put OFFSET VALUE    get OFFSET     sum              bytes of RAM
- *   hammer THREADS      heap BYTES     discard OFFSET   maps (count)   brk (hex)   cmdline-name   exit CODE
- */
+ * commands, one a line, on its standard input and output (see main). */
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdint.h>
@@ -71,7 +67,10 @@ int main(int argc, char **argv) {
         if (!strcmp(word, "put")) ram[a] = (unsigned char)b, puts("ok");
         else if (!strcmp(word, "get")) printf("%u\n", ram[a]);
         else if (!strcmp(word, "sum")) printf("%lu\n", sum());
-        else if (!strcmp(word, "discard")) printf("%d\n", madvise(ram + a, 4096, MADV_REMOVE));
+        else if (!strcmp(word, "fill")) {
+            for (size_t i = 0; i < size; i += 4096) ram[i]++;
+            puts("ok");
+        } else if (!strcmp(word, "discard")) printf("%d\n", madvise(ram + a, 4096, MADV_REMOVE));
         else if (!strcmp(word, "poison")) printf("%d\n", mmap(ram + a, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, atoi(getenv("VMFORK_RAM_FD")), a) == ram + a);
         else if (!strcmp(word, "split")) printf("%d\n", mprotect(ram + a, 4096, PROT_READ));
         else if (!strcmp(word, "unmap")) printf("%d\n", munmap(ram + a, 4096));
