@@ -261,8 +261,9 @@ EXPORT void *mmap(void *address, size_t bytes, int prot, int flags, int fd, off_
 
 /* What to do with advice on guest RAM: another advice, or -1 for nothing.
  *
- * QEMU keeps RAM out of forks with DONTFORK, which is the opposite of what is wanted here, and drops pages of shared
- * memory with REMOVE, which private memory does not know (balloon and postcopy need it). Huge pages: from the first
+ * QEMU keeps RAM out of forks with DONTFORK, which is the opposite of what is wanted here. REMOVE drops pages of shared
+ * memory, and private memory does not know it. (QEMU itself punches a hole into the file, which does no harm, and then
+ * says DONTNEED: ram_block_discard_range, 7.2 to 10.) Huge pages: from the first
  * fork on, the first write to one costs its clone 2 MiB, and khugepaged would undo sharing by collapsing. Merging is
  * the daemon's to decide, for it knows no borders between VMs. */
 static int advice_for_ram(int advice) {
