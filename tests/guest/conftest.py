@@ -6,7 +6,6 @@ proves that nothing is left of it: no process, tap, namespace, mount.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import os
 import shutil
@@ -29,12 +28,10 @@ BOOT_TIMEOUT_S = 120.0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All that stands here boots guests, in one event loop."""
+    """All that stands here boots guests."""
     for item in items:
         if "tests/guest/" in str(item.path):
             item.add_marker(pytest.mark.guest)
-            if asyncio.iscoroutinefunction(getattr(item, "function", None)):
-                item.add_marker(pytest.mark.asyncio(loop_scope="session"))
 
 
 @pytest.fixture(scope="session")
@@ -120,7 +117,7 @@ async def source(host: Host, checker: Path) -> AsyncIterator[str]:
     Tests clone it, and leave it as it was.
     """
     made = Guests(host)
-    await made.boot("source", disk_mib=512)
+    await made.boot("source", disk_mib=512, nics=(NicRequest(),))
     await made.push("source", checker, "/bin/memcheck")
     await made.sh("source", "mke2fs -q /dev/vda >/dev/null 2>&1; mkdir -p /data; mount /dev/vda /data; echo base > /data/who; sync")
     await made.sh("source", "(/bin/memcheck 96 > /run/memcheck 2>&1 &) ; until grep -q tick /run/memcheck; do :; done")

@@ -11,6 +11,8 @@ from ramet.model.machine import VmState
 from ramet.model.requests import CloneVm, StopVm
 from tests.guest.conftest import Guests
 
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
 SCRIPT = """
 (
   vmware-rpctool "instantclone.freeze" > /run/freeze.out 2>&1; echo "returned $?" >> /run/freeze.out

@@ -225,8 +225,8 @@ async def test_in_a_stun_a_call_is_pending_and_a_clone_can_answer_it(guest: Gues
 
 
 async def test_how_long_a_call_takes(guest: Guest, capsys: pytest.CaptureFixture[str]) -> None:
-    loop = "i=0; while [ $i -lt 20 ]; do vmware-rpctool 'info-get guestinfo.name' >/dev/null; i=$((i+1)); done"
-    code, out, err = await guest.sh(f'time sh -c "{loop}"')
+    loop = 'i=0; while [ $i -lt 20 ]; do vmware-rpctool "info-get guestinfo.name" >/dev/null; i=$((i+1)); done'
+    code, out, err = await guest.sh(f"time sh -c '{loop}'")
     assert code == 0
     with capsys.disabled():
         print(f"\n20 guest RPC calls: {' '.join((out + err).split())}")

@@ -23,7 +23,6 @@ from ramet.hypervisor.fork import ForkReply, ForkRequest
 from ramet.hypervisor.process import QemuProcess
 from ramet.machine.live import LiveMachine
 from ramet.machine.power import end_process
-from ramet.machine.rooms import Rooms
 from ramet.machine.steps import reach
 from ramet.machine.wiring import attach_nic, wire
 from ramet.model.machine import Lineage, Machine, Vm, VmState
@@ -57,8 +56,7 @@ class Seedling:
         """The fork is done: its process is ours to end from here on. Takes over the reply's pidfd."""
         self.forked_at = time.monotonic()
         self.process = QemuProcess.from_fork(reply.pid, reply.pidfd, log_dir=self.live.rooms.paths.vm(self.live.id))
-        rooms, vm = self.live.rooms, self.live.vm
-        rooms.cgroups.place(vm.id, vm.lineage_id, reply.pid, vm.machine.cpu_limit_percent)
+        self.live.confine(reply.pid)
 
     def close_handed_over(self) -> None:
         """QEMU has its own copies of every descriptor: close ours, so that no lock and no tap outlives it."""
@@ -101,8 +99,10 @@ def new_record(source: Vm, machine: Machine, moment_id: str, workflow: str, vm_i
     )
 
 
-async def prepare(rooms: Rooms, record: Vm, parents: dict[str, str], source_macs: dict[str, str]) -> Seedling:
+async def prepare(source: LiveMachine, record: Vm, parents: dict[str, str]) -> Seedling:
     """Overlays on `parents` (disk id -> immutable layer), taps, sockets, arguments. A failure leaves nothing."""
+    rooms = source.rooms
+    source_macs = {nic.id: nic.mac for nic in source.vm.machine.nics}
     overlays: list[str] = []
     try:
         disks = []
@@ -112,6 +112,7 @@ async def prepare(rooms: Rooms, record: Vm, parents: dict[str, str], source_macs
             disks.append(disk.changed(layer=layer.id))
         record = record.changed(machine=record.machine.changed(disks=tuple(disks)))
         seedling = Seedling(LiveMachine(rooms, record), source_macs)
+        seedling.live.accelerator = source.require_accelerator()
     except BaseException:
         for layer_id in overlays:
             rooms.layers.remove(layer_id)

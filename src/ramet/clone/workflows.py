@@ -174,7 +174,7 @@ async def _freeze(live: LiveMachine, moment_id: str, *, trust_pristine: bool) ->
             machine=machine,
             layers=taken.layers,
             pending_rpc_hex=taken.pending_rpc.hex(),
-            accelerator=live.rooms.accelerator,
+            accelerator=live.require_accelerator(),
             qemu_build=live.rooms.qemu.build_id,
             at=time.time(),
         )
@@ -227,10 +227,9 @@ async def _prepare_all(
     live: LiveMachine, order: Order, moment_id: str, parents: dict[str, str], seedlings: list[Seedling]
 ) -> None:
     """Fills `seedlings` as it goes, so that the caller can discard what there is when one fails."""
-    source_macs = {nic.id: nic.mac for nic in live.vm.machine.nics}
     for machine, vm_id in zip(order.machines, order.vm_ids, strict=True):
         record = new_record(live.vm, machine, moment_id, order.workflow, vm_id)
-        seedlings.append(await prepare(live.rooms, record, parents, source_macs))
+        seedlings.append(await prepare(live, record, parents))
 
 
 async def _discard_all(seedlings: Sequence[Seedling]) -> None:

@@ -68,13 +68,14 @@ class GuestDesk:
 
     async def addresses(self, live: LiveMachine) -> dict[str, tuple[str, ...]]:
         """IPv4 addresses by MAC, from the leases of its port groups; only what is known without asking the guest."""
-        found: dict[str, tuple[str, ...]] = {}
-        for nic in live.vm.machine.nics:
-            if nic.connected and nic.network and not nic.is_user_mode:
-                address = await self._floor.rooms.networks.address_of(nic.mac)
-                if address is not None:
-                    found[nic.mac] = (address,)
-        return found
+        known = await self.leases()
+        nics = [nic for nic in live.vm.machine.nics if nic.connected and nic.mac in known]
+        return {nic.mac: (known[nic.mac],) for nic in nics}
+
+    async def leases(self) -> dict[str, str]:
+        """Address by MAC, of all port groups."""
+        networks = self._floor.rooms.networks
+        return dict(await networks.addresses()) if networks.privileged else {}
 
     async def address_of(self, ref: str) -> str:
         """The first IPv4 address at which the daemon's namespace reaches the guest. Raises NotFoundError."""

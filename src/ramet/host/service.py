@@ -30,13 +30,14 @@ from ramet.host.sqlite_store import SqliteStore
 from ramet.host.stock import StockDesk
 from ramet.host.tasks import TaskHandle, TaskManager
 from ramet.host.vms import VmDesk
+from ramet.hypervisor import cgroup
 from ramet.hypervisor.accelerator import AcceleratorReport, probe
-from ramet.hypervisor.cgroup import Cgroups
 from ramet.hypervisor.fork import install_native, library_problem
-from ramet.hypervisor.process import find_user
+from ramet.hypervisor.process import QemuUser, find_user
 from ramet.hypervisor.stun_client import StunHelper
 from ramet.hypervisor.version import Qemu, find_qemu
 from ramet.machine import hardware, power
+from ramet.machine.acceleration import Acceleration
 from ramet.machine.live import LiveMachine
 from ramet.machine.paths import StatePaths
 from ramet.machine.rooms import Limits, Rooms
@@ -76,14 +77,12 @@ class Host:
         tasks: TaskManager,
         events: EventLog,
         journal: Journal,
-        accelerator: AcceleratorReport,
     ) -> None:
         self.settings = settings
         self.tasks = tasks
         self.events = events
         self._floor = floor
         self._journal = journal
-        self._report = accelerator
         self._locks = VmLocks(name_of=self._name_of)
         self._vms = VmDesk(floor, tasks, self._locks)
         self._clones = CloneDesk(floor, tasks, self._locks)
@@ -107,10 +106,9 @@ class Host:
             journal = Journal(inventory.journal)
             book = HostBook(inventory, events, journal, paths)
             qemu = await find_qemu(settings.qemu_binary)
-            report = await _probe(qemu, inventory, paths)
-            rooms = await _rooms(settings, paths, qemu, report, book, stack)
+            rooms = await _rooms(settings, paths, qemu, inventory, book, stack)
             tasks = await stack.enter_async_context(TaskManager.open(store, history=settings.task_history))
-            host = cls(settings, Floor(rooms, inventory), tasks, events, journal, report)
+            host = cls(settings, Floor(rooms, inventory), tasks, events, journal)
             stack.push_async_callback(host._let_go)
             book.on_forgotten = host._floor.drop
             await host._begin(book)
@@ -155,6 +153,9 @@ class Host:
             await live.detach()
         on = any(vm.is_on for vm in self._floor.inventory.vms())
         await self._floor.rooms.networks.close(remove_namespace=not on)
+        for base, _ in self._floor.rooms.cgroups.bases.values():
+            with contextlib.suppress(OSError):  # another daemon's VMs may be in it
+                base.rmdir()
 
     def _logs(self) -> Iterator[tuple[Path, int]]:
         """Every log that something writes to without end, with its quota."""
@@ -343,7 +344,7 @@ class Host:
     # -- the host --------------------------------------------------------------------------------------------------
 
     async def host_view(self) -> HostView:
-        vms = self._floor.inventory.vms()
+        vms, known = self._floor.inventory.vms(), self._floor.rooms.acceleration.known
         return HostView(
             version=ramet.__version__,
             state_dir=str(self.settings.state_dir),
@@ -351,14 +352,14 @@ class Host:
             uid=os.geteuid(),
             privileged=self._floor.rooms.networks.privileged,
             qemu_version=self._floor.rooms.qemu.version_text,
-            accelerator=self._report.accelerator.value,
+            accelerator=known.accelerator.value if known else None,
             vms_total=len(vms),
             vms_on=sum(vm.is_on for vm in vms),
             settings=self.settings.model_dump(mode="json"),
         )
 
     async def doctor(self) -> list[CheckView]:
-        return await examine(self.settings, self._floor.rooms, self._report)
+        return await examine(self.settings, self._floor.rooms, await self._floor.rooms.acceleration.report())
 
     async def selftest(self) -> Task:
         """Boot a small guest here, clone it live and frozen, compare checksums: the proof on the user's own host."""
@@ -375,16 +376,16 @@ async def _ended(task: asyncio.Task[None]) -> None:
         await task
 
 
-async def _probe(qemu: Qemu, inventory: Inventory, paths: StatePaths) -> AcceleratorReport:
+async def _probe(qemu: Qemu, inventory: Inventory, paths: StatePaths, user: QemuUser | None) -> AcceleratorReport:
     kernels = [Path(image.kernel) for image in inventory.images.all() if image.kernel]
-    return await probe(qemu, kernels[0] if kernels else None, paths.root)
+    return await probe(qemu, kernels[0] if kernels else None, paths.root, user=user)
 
 
 async def _rooms(
     settings: Settings,
     paths: StatePaths,
     qemu: Qemu,
-    report: AcceleratorReport,
+    inventory: Inventory,
     book: HostBook,
     stack: contextlib.AsyncExitStack,
 ) -> Rooms:
@@ -400,13 +401,13 @@ async def _rooms(
     return Rooms(
         paths=paths,
         qemu=qemu,
-        accelerator=report.accelerator,
+        acceleration=Acceleration(lambda: _probe(qemu, inventory, paths, user)),
         native=install_native(paths.native),
         user=user,
         layers=LayerStore(paths.layers, (user.uid, user.gid) if user else None),
         networks=networks,
         stun=stun,
-        cgroups=Cgroups.detect(paths.root),
+        cgroups=cgroup.detect(),
         book=book,
         limits=Limits(
             qmp_s=settings.qmp_timeout_s,

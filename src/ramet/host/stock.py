@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ramet.errors import ConflictError, NotFoundError
+from ramet.errors import ConflictError, NotFoundError, RametError
 from ramet.guest.images.built import BuiltImage
 from ramet.guest.images.debian import build_debian
 from ramet.guest.images.micro import build_micro
@@ -186,10 +186,12 @@ class StockDesk:
         """At start: what the inventory knows exists in the kernel, and a default port group where one may."""
         if self._floor.rooms.networks.problem is not None:
             return
+        await self._floor.rooms.networks.restore(self.networks())
         if self._floor.inventory.networks.get(DEFAULT_NETWORK) is None:
-            await self.create_network(CreateNetwork(name=DEFAULT_NETWORK, dhcp=True))
-        for network in self.networks():
-            await self._floor.rooms.networks.ensure(network)
+            try:
+                await self.create_network(CreateNetwork(name=DEFAULT_NETWORK, dhcp=True))
+            except RametError as exc:  # without dnsmasq, say: the rest of the house stands without it
+                self._floor.rooms.book.emit("host.warning", f"There is no default port group: {exc}")
 
 
 async def _build(request: BuildImage, directory: Path, handle: TaskHandle) -> BuiltImage:

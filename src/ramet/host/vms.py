@@ -123,6 +123,9 @@ class VmDesk:
         async with self._floor.rooms.book.operation("remove", vm.id, {"clones": [vm.id]}):
             await live.detach()
             await self._floor.rooms.book.forget(vm.id)
+            if self._floor.rooms.networks.privileged:
+                for nic in vm.machine.nics:
+                    await self._floor.rooms.networks.release(nic.mac)
             for directory in (self._floor.rooms.paths.vm(vm.id), self._floor.rooms.paths.vm_run(vm.id)):
                 await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
         self._floor.rooms.book.emit("vm.removed", f"{vm.name} was removed.", vm)

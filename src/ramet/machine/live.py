@@ -16,17 +16,20 @@ from typing import Any
 from ramet.errors import RametError, StateError
 from ramet.guest.agent import Agent
 from ramet.guest.rpc_channel import RpcChannel
+from ramet.hypervisor.cgroup import VmGroup
 from ramet.hypervisor.process import QemuProcess
 from ramet.hypervisor.qmp import QmpSession
 from ramet.hypervisor.rundir import RunDir
 from ramet.machine.lifecycle import Happening, Operation, next_state
 from ramet.machine.rooms import Rooms
 from ramet.machine.rpc_service import GuestService
-from ramet.model.machine import Process, Vm, VmState
+from ramet.model.machine import Accelerator, Process, Vm, VmState
 
 _log = logging.getLogger(__name__)
 
 FOR_EVER_S = 1e9
+MAX_THREADS = 1024
+"""Of one QEMU, and of the forks that begin in its group: what one that was broken into could start."""
 
 
 class LiveMachine:
@@ -38,6 +41,7 @@ class LiveMachine:
         self.process: QemuProcess | None = None
         self.taps: dict[str, str] = {}
         self.guest = GuestService(self)
+        self.accelerator: Accelerator | None = vm.process.accelerator if vm.process else None
         self._qmp: QmpSession | None = None
         self._rpc: RpcChannel | None = None
         self._agent: Agent | None = None
@@ -87,6 +91,25 @@ class LiveMachine:
     def _off(self) -> StateError:
         state = self.vm.state.value
         return StateError(f"{self.name!r} is {state}.", hint="Start it first.", state=state, operation="")
+
+    def require_accelerator(self) -> Accelerator:
+        """What the VM runs on; known from its launch on, and a clone's from its source."""
+        if self.accelerator is None:
+            raise self._off()
+        return self.accelerator
+
+    @property
+    def _group(self) -> VmGroup:
+        return self.rooms.cgroups.group(self.vm.lineage_id or self.id, self.id)
+
+    def confine(self, pid: int) -> None:
+        """Put the process into the VM's control group, with its limits; on a host without them it runs as it is."""
+        group, limit = self._group, self.vm.machine.cpu_limit_percent
+        problem = group.create() or group.add(pid) or group.set_pids_limit(MAX_THREADS)
+        if limit is not None:
+            problem = problem or group.set_cpu_limit(limit)
+        if problem is not None:
+            _log.info("%s runs without limits: %s", self.name, problem)
 
     def require_process(self) -> QemuProcess:
         if self.process is None:
@@ -205,7 +228,7 @@ class LiveMachine:
             await self.rooms.book.drop_moment(vm.moment_id)
         self.guest.fail_freeze("the VM ended")
         await asyncio.to_thread(shutil.rmtree, self.run_dir.path, ignore_errors=True)
-        self.rooms.cgroups.remove(self.id)
+        self._group.remove()
         self.ended.set()
         if reset:
             self.rooms.book.guest_asks_restart(self.id)
@@ -228,7 +251,7 @@ class LiveMachine:
     def process_record(self, process: QemuProcess, *, launched: bool) -> Process:
         """What a later daemon finds the process by."""
         qemu = self.rooms.qemu
-        return process.record(self.rooms.accelerator, qemu.version_text, qemu.build_id, launched=launched)
+        return process.record(self.require_accelerator(), qemu.version_text, qemu.build_id, launched=launched)
 
     async def mark_running(self, process: QemuProcess, *, launched: bool) -> None:
         """Record the process of a VM that now runs."""

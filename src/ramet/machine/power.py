@@ -48,7 +48,7 @@ async def _launch(live: LiveMachine, *, incoming: bool) -> None:
     rooms = live.rooms
     plan = await wire(live, attach=True, forked=False, incoming=incoming)
     process = await QemuProcess.launch(plan, rooms.user)
-    rooms.cgroups.place(live.id, live.vm.lineage_id or live.id, process.pid, live.vm.machine.cpu_limit_percent)
+    live.confine(process.pid)
     try:
         await live.attach(process)
         if incoming:

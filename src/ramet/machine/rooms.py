@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ramet.guest.agent import Agent
-from ramet.hypervisor.cgroup import Cgroups
+from ramet.hypervisor.cgroup import CgroupHost
 from ramet.hypervisor.fork import NativePaths
 from ramet.hypervisor.process import QemuUser
 from ramet.hypervisor.stun_client import StunHelper
 from ramet.hypervisor.version import Qemu
+from ramet.machine.acceleration import Acceleration
 from ramet.machine.paths import StatePaths
 from ramet.model.host import Network
-from ramet.model.machine import Accelerator, Moment, Vm
+from ramet.model.machine import Moment, Vm
 from ramet.network.manager import Networks
 from ramet.storage.layers import LayerStore
 
@@ -74,12 +75,12 @@ class Rooms:
 
     paths: StatePaths
     qemu: Qemu
-    accelerator: Accelerator
+    acceleration: Acceleration
     native: NativePaths
     user: QemuUser | None
     layers: LayerStore
     networks: Networks
     stun: StunHelper
-    cgroups: Cgroups
+    cgroups: CgroupHost
     book: Book
     limits: Limits = Limits()

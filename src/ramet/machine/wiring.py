@@ -37,6 +37,8 @@ async def wire(live: LiveMachine, *, attach: bool, forked: bool, incoming: bool)
 
     Taps are put on their port groups if `attach`. The caller owns the plan; on failure nothing stays open.
     """
+    if live.accelerator is None or not forked:
+        live.accelerator = await live.rooms.acceleration.decide(live.vm.machine.accelerator)
     taps = await _open_taps(live, attach=attach)
     live.taps = {nic_id: tap.name for nic_id, tap in taps.items()}
     return await asyncio.to_thread(_plan, live, taps, forked, incoming)
@@ -74,7 +76,7 @@ def _plan(live: LiveMachine, taps: dict[str, OpenTap], forked: bool, incoming: b
     return build_plan(
         machine,
         rooms.qemu,
-        rooms.accelerator,
+        live.require_accelerator(),
         live.run_dir,
         log_dir,
         chains,
