@@ -6,6 +6,7 @@ This is the only place that turns errors into words; RAMET_DEBUG=1 lets the trac
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -71,9 +72,21 @@ def _explain_usage(error: Any) -> tuple[str, str | None, int]:
     message, _, options = message.partition(" (Possible options: ")
     if options:
         guess = f"{options.rstrip(').')}?"
-    guess = guess.replace("', '", "' or '")
+    guess = guess.replace("', '", "' or '") or _elsewhere(message, context)
     hint = f"Did you mean {guess}" + (f" {see}" if see else "") if guess else see
     return message if message.endswith(".") else f"{message}.", hint, error.exit_code
+
+
+def _elsewhere(message: str, context: Any) -> str:
+    """'start' is no command, but 'vm start' is."""
+    match = re.match(r"No such command '(.+)'", message)
+    groups = getattr(getattr(context, "command", None), "commands", {})
+    found = [f"'{name} {match[1]}'" for name, group in groups.items() if match and match[1] in _commands(group)]
+    return f"{' or '.join(found)}?" if found else ""
+
+
+def _commands(group: Any) -> dict[str, Any]:
+    return getattr(group, "commands", {})
 
 
 def _silence_stdout() -> None:

@@ -230,11 +230,13 @@ def ssh_argv(ssh: str, state_dir: Path, vm: VmView, user: str, identity: str | N
     """ssh by a tunnel, host keys remembered under the VM's id: names and addresses of clones come and go."""
     import shlex
 
-    tunnel = shlex.join([*program(), "--state", str(state_dir), "_tunnel", vm.id, "22"]).replace("%", "%%")
+    def percent(text: str) -> str:
+        return text.replace("%", "%%")  # ssh puts the host's name for %h, and so on
+
     options = {
-        "ProxyCommand": tunnel,
+        "ProxyCommand": percent(shlex.join([*program(), "--state", str(state_dir), "_tunnel", vm.id, "22"])),
         "HostKeyAlias": vm.id,
-        "UserKnownHostsFile": f'"{state_dir / "known_hosts"}"',
+        "UserKnownHostsFile": percent(f'"{state_dir / "known_hosts"}"'),
         "StrictHostKeyChecking": "accept-new",
         "LogLevel": "ERROR",
     }

@@ -40,7 +40,7 @@ def resolve_state(given: Path | str | None) -> Path:
     """An absolute path of the state folder, the default one where none was given."""
     if given:
         return Path(given).expanduser().absolute()
-    from ramet.api.client import default_state_dir
+    from ramet.host.settings import default_state_dir
 
     return default_state_dir()
 

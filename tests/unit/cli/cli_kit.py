@@ -109,7 +109,7 @@ def vm_view(name: str, **change: Any) -> VmView:
 
 
 def clone_of(name: str, source: str, workflow: str = "live") -> VmView:
-    lineage = Lineage(source_id=f"id-{source}", source_name=source, moment_id="m1", workflow=workflow, at=NOW - 60)  # type: ignore[arg-type]
+    lineage = Lineage(source_id=f"id-{source}", source_name=source, moment_id="m1", workflow=workflow, at=NOW - 60)
     return vm_view(name, lineage=lineage)
 
 
@@ -448,10 +448,8 @@ def said(text: str, error: bool = False, exit_code: int = 0, signal: int | None 
     """What a command in the guest printed."""
     encoded = base64.b64encode(text.encode()).decode()
     streams = {"stderr_base64" if error else "stdout_base64": encoded}
-    return ExecResult(exit_code=exit_code, signal=signal, **streams)  # type: ignore[arg-type]
+    return ExecResult(exit_code=exit_code, signal=signal, **streams)
 
 
 def steps(*names: str) -> tuple[Step, ...]:
     return tuple(Step(name=name, started_ms=0, took_ms=12.0) for name in names)
-
-

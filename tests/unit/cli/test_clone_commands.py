@@ -18,7 +18,8 @@ def client() -> FakeClient:
 
 
 def test_clone_asks_for_everything(client: FakeClient) -> None:
-    args = "clone web a --connect --nic net0=lab --nic net1=none --mac net0=52:54:00:00:00:07 --max-stun 50".split()
+    args = ["clone", "web", "a", "--connect", "--max-stun", "50", "--mac", "net0=52:54:00:00:00:07"]
+    args += ["--nic", "net0=lab", "--nic", "net1=none"]
     uuid = "11111111-2222-3333-4444-555555555556"
     result = run(client, *args, "--uuid", uuid, "--set", "guestinfo.role=lab")
     assert result.exit_code == 0, result.output
@@ -109,10 +110,7 @@ def test_a_failed_clone_tells_the_tasks_error(client: FakeClient) -> None:
 
 def test_tree_is_drawn_by_indentation_in_plain_text(client: FakeClient) -> None:
     assert run(client, "tree").stdout == (
-        "web  running\n"
-        "  web-2  running  live clone\n"
-        "    web-2-1  frozen  live clone\n"
-        "  web-3  off  frozen clone\n"
+        "web  running\n  web-2  running  live clone\n    web-2-1  frozen  live clone\n  web-3  off  frozen clone\n"
     )
 
 

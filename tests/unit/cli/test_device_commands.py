@@ -28,7 +28,7 @@ def client() -> FakeClient:
             ("export_disk", "web", "disk0", ExportDisk(path=str(Path("x").absolute()), format="raw")),
         ),
         ("nic add web", ("add_nic", "web", NicRequest())),
-        ("nic add web lab,model=vmxnet3", ("add_nic", "web", NicRequest(network="lab", model="vmxnet3"))),  # type: ignore[arg-type]
+        ("nic add web lab,model=vmxnet3", ("add_nic", "web", NicRequest(network="lab", model="vmxnet3"))),
         ("nic set web net0 --network lab", ("change_nic", "web", NicChange(id="net0", network="lab"))),
         ("nic set web net0 --network none", ("change_nic", "web", NicChange(id="net0", network=""))),
         ("nic set web net0 --disconnect", ("change_nic", "web", NicChange(id="net0", connected=False))),

@@ -1,0 +1,279 @@
+"""The demo's logic: what it shows, what it checks, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from tests.unit.cli.cli_kit import FakeClient, run, said, task, vm_view
+
+from ramet.cli import demo, demo_stage
+from ramet.cli.demo_guest import FREEZE_SCRIPT, NAME_KEY, PROVE, Proof, read_proof
+from ramet.errors import GuestError
+from ramet.model.host import Image, Network, Task
+from ramet.model.machine import VmState
+from ramet.model.requests import CloneVm, CreateVm, Exec
+from ramet.model.views import ExecResult
+
+
+@dataclass
+class Guest:
+    """What is in one guest's memory."""
+
+    token: str = ""
+    name: str = ""
+    script_waits: bool = False
+    script: str = ""
+    refusals: int = 2
+    """How often its agent does not answer yet."""
+
+
+@dataclass
+class World(FakeClient):
+    """Guests that do what the demo asks of them; `fault` names what goes wrong."""
+
+    guests: dict[str, Guest] = field(default_factory=dict)
+    fault: str = ""
+
+    def create_vm(self, request: CreateVm) -> Task:
+        self.guests[request.name] = Guest()
+        return super().create_vm(request)
+
+    def clone_vm(self, ref: str, request: CloneVm) -> Task:
+        if self.fault == "interrupt" and len(self.asked("clone_vm")) == 1:
+            self._note("clone_vm", ref, request)
+            raise KeyboardInterrupt
+        source, (name,) = self.guests[ref], request.names
+        own = request.extra_config[NAME_KEY] if self.fault != "name" else "somebody"
+        script = own if source.script_waits and self.fault != "script" else ""
+        token = source.token if self.fault != "token" or name != "live-1" else "other"
+        self.guests[name] = Guest(token=token, name=own, script=script)
+        return super().clone_vm(ref, request)
+
+    def remove_vm(self, ref: str, force: bool = False) -> Task:
+        self.guests.pop(ref, None)
+        return super().remove_vm(ref, force)
+
+    def exec_in_vm(self, ref: str, request: Exec) -> ExecResult:
+        self._note("exec_in_vm", ref, request)
+        guest, command = self.guests[ref], request.argv[-1]
+        if guest.refusals:
+            guest.refusals -= 1
+            raise GuestError("The agent does not answer.")
+        if command.startswith("echo "):
+            guest.token = command.split()[1]
+        elif "freeze.sh" in command:
+            assert self.files[f"{ref}:/run/freeze.sh"].decode() == FREEZE_SCRIPT
+            guest.script_waits = True
+            self._put(self._find(ref), state=VmState.FROZEN)
+        elif command == PROVE:
+            return said("\n".join([guest.token, "42.5", guest.name, guest.script]))
+        return said("")
+
+
+@pytest.fixture
+def world() -> World:
+    return World(networks=[Network(name="default")])
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No pauses; time passes with every look at the clock; a daemon that is not there cannot be ended."""
+    now = iter(range(1_000_000))
+    show = functools.partial(demo.Show, clock=lambda: next(now) / 10, pause=lambda s: None)
+    monkeypatch.setattr(demo, "Show", show)
+    monkeypatch.setattr(demo_stage, "_temporary_folder", lambda: _made(tmp_path / "stage"))
+    monkeypatch.setattr(demo_stage, "end_process", lambda pid, timeout_s: True)
+
+
+def _made(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+def test_the_whole_show(world: World, tmp_path: Path) -> None:
+    result = run(world, "demo")
+    assert result.exit_code == 0, result.output
+    names = [request.names[0] for _, request in world.asked("clone_vm")]
+    assert names == ["live-1", "live-2", "live-3", *(f"frozen-{n}" for n in range(1, 6))]
+    text = result.stdout
+    for command in (
+        "$ ramet image build debian",
+        "$ ramet vm create origin --image debian --memory 512M --start",
+        "$ ramet clone origin live-3 --set guestinfo.demo.name=live-3",
+        "$ ramet clone origin frozen-5 --set guestinfo.demo.name=frozen-5",
+        "$ ramet vm rm --force origin",
+    ):
+        assert command in text
+    assert 'vmware-rpctool "instantclone.freeze" || exit 1' in text
+    assert "8 clones run and answer." in text
+    assert "times faster" in text
+    assert "unique" in text.lower()
+    assert result.stderr.strip() == "Clearing the stage."
+
+
+def test_nothing_is_left(world: World, tmp_path: Path) -> None:
+    run(world, "demo", "--micro")
+    assert world.vms == {}
+    assert not (tmp_path / "stage").exists()
+    assert world.closed
+
+
+def test_the_source_is_gone_before_the_clones_are_asked_again(world: World) -> None:
+    run(world, "demo")
+    gone = world.calls.index(("remove_vm", "origin", True))
+    later = [call[1] for call in world.calls[gone:] if call[0] == "exec_in_vm"]
+    assert later == ["live-1", "live-2", "live-3", *(f"frozen-{n}" for n in range(1, 6))]
+
+
+def test_an_image_that_is_there_is_not_built(world: World) -> None:
+    world.images = [Image(name="micro", recipe="micro")]
+    run(world, "demo", "--micro", "--live", "1", "--frozen", "1")
+    assert world.asked("build_image") == []
+    assert len(world.asked("clone_vm")) == 2
+
+
+def test_without_port_groups_the_guest_has_user_networking(world: World) -> None:
+    world.networks = []
+    run(world, "demo", "--micro")
+    ((request,),) = world.asked("create_vm")
+    assert [nic.network for nic in request.nics] == ["user"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("token", "live-1 lost the token"),
+        ("name", "reads 'somebody' as its guestinfo.demo.name"),
+        ("script", "The script in frozen-1 did not go on"),
+    ],
+)
+def test_what_does_not_hold_is_an_error_at_the_end(world: World, fault: str, says: str, tmp_path: Path) -> None:
+    world.fault = fault
+    result = run(world, "demo", "--micro")
+    assert result.exit_code == 1
+    assert says in result.stderr
+    assert "Times" in result.stdout
+    assert world.vms == {}
+
+
+def test_ctrl_c_clears_the_stage(world: World, tmp_path: Path) -> None:
+    world.fault = "interrupt"
+    result = run(world, "demo", "--micro")
+    assert result.exit_code == 130
+    assert world.vms == {}
+    assert not (tmp_path / "stage").exists()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_during_a_task_cancels_it_first(world: World) -> None:
+    running = task("image.build", "micro", state="running", cancellable=True)
+    world.running = [running]
+    world.fails["wait_task"] = KeyboardInterrupt()  # type: ignore[assignment]
+    assert run(world, "demo", "--micro").exit_code == 130
+    assert world.asked("cancel_task") == [(running.id,)]
+
+
+def test_an_error_clears_the_stage_and_is_told(world: World, tmp_path: Path) -> None:
+    world.fails["write_file"] = GuestError("The disk of the guest is full.")
+    result = run(world, "demo", "--micro")
+    assert result.exit_code == 1
+    assert "error: The disk of the guest is full.\n" in result.stderr
+    assert world.vms == {}
+    assert not (tmp_path / "stage").exists()
+
+
+def test_a_vm_that_cannot_be_removed_does_not_keep_the_others(world: World) -> None:
+    world.fails["write_file"] = GuestError("No.")
+    original = world.remove_vm
+
+    def remove(ref: str, force: bool = False) -> Task:
+        if ref == "live-2":
+            raise GuestError("It does not go.")
+        return original(ref, force)
+
+    world.remove_vm = remove  # type: ignore[method-assign]
+    result = run(world, "demo", "--micro")
+    assert "live-2 could not be removed" in result.stderr
+    assert set(world.vms) == {"live-2"}
+
+
+def test_keep_leaves_the_clones_and_says_where(world: World, tmp_path: Path) -> None:
+    result = run(world, "demo", "--micro", "--keep", "--live", "1", "--frozen", "1")
+    assert set(world.vms) == {"live-1", "frozen-1"}
+    assert f"ramet --state {tmp_path}/stage vm ls" in result.stdout
+    assert (tmp_path / "stage").exists()
+
+
+def test_a_state_of_the_users_is_not_removed(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(demo_stage, "end_process", lambda pid, timeout_s: ended.append(pid))
+    world.vms["mine"] = vm_view("mine")
+    state = _made(tmp_path / "mine")
+    run(world, "--state", str(state), "demo", "--micro")
+    assert set(world.vms) == {"mine"}
+    assert state.exists()
+    assert ended == []
+    assert [image.name for image in world.images] == ["micro"]
+
+
+def test_json_has_the_numbers_alone(world: World) -> None:
+    result = run(world, "demo", "--micro", "--json")
+    data = json.loads(result.stdout)
+    assert data["ok"] is True
+    assert [machine["workflow"] for machine in data["machines"]] == ["boot", *["live"] * 3, *["frozen"] * 5]
+    assert data["machines"][1]["stun_ms"] == 14
+    assert data["machines"][1]["memory"]["unique_bytes"] == 50 << 20
+
+
+def test_a_guest_that_never_answers_ends_the_show(world: World) -> None:
+    world.fails["exec_in_vm"] = GuestError("The agent does not answer.")
+    result = run(world, "demo", "--micro")
+    assert result.exit_code == 1
+    assert "did not answer within 240 s: The agent does not answer." in result.stderr
+
+
+def test_proofs() -> None:
+    assert read_proof("t\n12.5\nn\ns\n") == Proof("t", 12.5, "n", "s")
+    assert read_proof("t\n12.5\n") == Proof("t", 12.5, None, None)
+    assert read_proof("") == Proof(None, 0.0, None, None)
+
+
+def test_the_guests_scripts_are_posix_sh() -> None:
+    for script in (FREEZE_SCRIPT, PROVE):
+        shells = [shell for shell in ("dash", "busybox") if shutil.which(shell)] or ["sh"]
+        for shell in shells:
+            argv = [shell, "sh", "-n"] if shell == "busybox" else [shell, "-n"]
+            subprocess.run(argv, input=script, text=True, check=True, timeout=20)
+
+
+def test_end_process_waits_for_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    child = subprocess.Popen(["sleep", "60"])
+    reaper = threading.Thread(target=child.wait)
+    reaper.start()
+    assert demo_stage.end_process(child.pid, 20)
+    reaper.join()
+    assert child.returncode == -signal.SIGTERM
+    assert demo_stage.end_process(child.pid, 1)
+
+
+def test_end_process_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    code = "import signal; signal.signal(15, signal.SIG_IGN); print('ready', flush=True); signal.pause()"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as child:
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"ready\n"
+            assert not demo_stage.end_process(child.pid, 0.05)
+        finally:
+            child.kill()
