@@ -119,7 +119,8 @@ async def source(host: Host, checker: Path) -> AsyncIterator[str]:
     made = Guests(host)
     await made.boot("source", disk_mib=512, nics=(NicRequest(),))
     await made.push("source", checker, "/bin/memcheck")
-    await made.sh("source", "mke2fs -q /dev/vda >/dev/null 2>&1; mkdir -p /data; mount /dev/vda /data; echo base > /data/who; sync")
+    await made.sh("source", "mke2fs -q /dev/vda >/dev/null 2>&1; mkdir -p /data; mount /dev/vda /data")
+    await made.sh("source", "echo base > /data/who; sync")
     await made.sh("source", "(/bin/memcheck 96 > /run/memcheck 2>&1 &) ; until grep -q tick /run/memcheck; do :; done")
     yield "source"
     await made.remove_all()

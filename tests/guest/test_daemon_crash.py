@@ -86,8 +86,13 @@ def finish(client: Client, task: Task) -> Task:
 
 def make(client: Client, name: str) -> None:
     request = CreateVm(
-        name=name, image="micro", memory_mib=192, nics=(NicRequest(network=None),), disks=(DiskRequest(size_mib=64),), start=True
-    )  # fmt: skip
+        name=name,
+        image="micro",
+        memory_mib=192,
+        nics=(NicRequest(network=None),),
+        disks=(DiskRequest(size_mib=64),),
+        start=True,
+    )
     finish(client, client.create_vm(request))
     sh(client, name, "mke2fs -q /dev/vda >/dev/null 2>&1; mkdir -p /d; mount /dev/vda /d; echo 0 > /d/n; sync", 120)
 
@@ -145,13 +150,17 @@ def test_killed_while_cloning_a_running_vm(daemon: Daemon, step: str) -> None:
     daemon.stop()
 
 
+def freeze_clone_and_thaw(client: Client) -> None:
+    finish(client, client.freeze_vm("source"))
+    finish(client, client.clone_vm("source", CloneVm(names=("kid",))))
+    finish(client, client.thaw_vm("source"))
+
+
 @pytest.mark.parametrize("step", [*FREEZE_STEPS, *FROZEN_CLONE_STEPS, *THAW_STEPS])
 def test_killed_while_freezing_cloning_the_frozen_or_thawing(daemon: Daemon, step: str) -> None:
     client = daemon.start(kill_at=step)
     with pytest.raises(RametError):
-        finish(client, client.freeze_vm("source"))
-        finish(client, client.clone_vm("source", CloneVm(names=("kid",))))
-        finish(client, client.thaw_vm("source"))
+        freeze_clone_and_thaw(client)
     daemon.wait_killed()
     client = daemon.start()
     if client.show_vm("source").frozen:

@@ -13,7 +13,7 @@ from ramet.errors import NotFoundError, RametError
 from ramet.host.floor import Floor
 from ramet.host.locks import VmLocks
 from ramet.host.tasks import TaskHandle, TaskManager
-from ramet.host.vms import require_free
+from ramet.host.vms import PATIENCE_S, until_free
 from ramet.machine.lifecycle import Operation, next_state
 from ramet.machine.live import LiveMachine
 from ramet.machine.view import memory_view
@@ -34,21 +34,21 @@ class CloneDesk:
     async def forecast(self, ref: str, request: CloneVm) -> CloneForecast:
         """The dry run: every check, no change."""
         live = self._floor.find(ref)
-        require_free(self._locks, live, shared="clone" if live.vm.frozen else None)
+        await until_free(self._locks, live, "clone", shared=live.vm.frozen)
         return (await check(live, request, self._floor.is_taken, time.monotonic())).as_forecast()
 
     async def clone(self, ref: str, request: CloneVm, by_uid: int | None) -> Task:
         """Refusals come at once, before there is a task; then the work, under the source's lock."""
         accepted_at = time.monotonic()
         live = self._floor.find(ref)
-        require_free(self._locks, live, shared="clone" if live.vm.frozen else None)
+        await until_free(self._locks, live, "clone", shared=live.vm.frozen)
         order = await check(live, request, self._floor.is_taken, accepted_at)
         target = ", ".join(order.names[:3]) + (" …" if len(order.names) > 3 else "")
 
         async def work(handle: TaskHandle) -> list[CloneResult]:
             shared = order.workflow == "frozen"
             with self._floor.reserve(*order.names):
-                async with self._locks.hold(live.id, "clone", shared=shared, wait_s=5.0):
+                async with self._locks.hold(live.id, "clone", shared=shared, wait_s=PATIENCE_S):
                     seedlings = await self._grow(live, request, order, handle)
             await self._shorten_soon(live)
             return await self._results(live, order, seedlings, handle)
@@ -104,8 +104,8 @@ class CloneDesk:
 
     async def freeze(self, ref: str) -> Task:
         live = self._floor.find(ref)
+        await until_free(self._locks, live, "freeze")
         next_state(live.vm.state, Operation.FREEZE, name=live.name)
-        require_free(self._locks, live)
         return await self._freeze(live)
 
     async def _freeze(self, live: LiveMachine) -> Task:

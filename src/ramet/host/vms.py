@@ -10,7 +10,7 @@ from typing import Any
 
 from ramet.clone import workflows
 from ramet.clone.check import available_memory_bytes
-from ramet.errors import BusyError, CapacityError, UsageError
+from ramet.errors import CapacityError, UsageError
 from ramet.host.creating import create
 from ramet.host.floor import Floor
 from ramet.host.locks import VmLocks
@@ -24,6 +24,8 @@ from ramet.model.requests import ChangeVm, CreateVm, StopVm
 from ramet.model.units import MIB, format_bytes
 
 MEMORY_RESERVE_BYTES = 256 * MIB
+PATIENCE_S = 5.0
+"""How long a request waits for another operation on the same VM before it is refused."""
 
 
 class VmDesk:
@@ -141,12 +143,12 @@ class VmDesk:
         cancellable: bool = False,
     ) -> Task:
         """Refuse at once what the lifecycle or another operation forbids; then work under the lock, checked again."""
+        await until_free(self._locks, live, kind.removeprefix("vm."))
         if operation is not None and not allows(live.vm.state, operation):
             next_state(live.vm.state, operation, name=live.name)
-        require_free(self._locks, live)
 
         async def under_lock(handle: TaskHandle) -> Any:
-            async with self._locks.hold(live.id, kind.removeprefix("vm."), wait_s=5.0):
+            async with self._locks.hold(live.id, kind.removeprefix("vm."), wait_s=PATIENCE_S):
                 with handle.step(kind.removeprefix("vm.")):
                     await work(handle)
             return {"id": live.id, "name": live.name, "state": live.vm.state.value}
@@ -179,12 +181,7 @@ def check_memory(live: LiveMachine) -> None:
         )
 
 
-def require_free(locks: VmLocks, live: LiveMachine, *, shared: str | None = None) -> None:
-    """BusyError at once, rather than a task that waits, when another operation holds the VM."""
-    busy = locks.busy_with(live.id)
-    if busy is not None and busy != shared:
-        raise BusyError(
-            f"{live.name!r} is busy: {busy} is running.",
-            hint="Try again when it is done; 'ramet task ls' shows it.",
-            operation=busy,
-        )
+async def until_free(locks: VmLocks, live: LiveMachine, operation: str, *, shared: bool = False) -> None:
+    """Let short operations on the VM end first; BusyError, rather than a task that waits, when one lasts."""
+    async with locks.hold(live.id, operation, shared=shared, wait_s=PATIENCE_S):
+        pass
