@@ -27,6 +27,7 @@ _CHUNK_BYTES = 192 * 1024
 _FIRST_POLL_S = 0.002
 _LAST_POLL_S = 0.1
 _CLEANUP_S = 2.0
+_PING_S = 5.0
 _SHUTDOWN_ANSWER_S = 1.0
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -225,7 +226,18 @@ class Agent:
     # Commands
 
     async def ping(self, *, timeout_s: float | None = None) -> None:
-        """Returns when the agent answers; with a long `timeout_s` it waits for a guest that is starting."""
+        """Returns when the agent answers; with a long `timeout_s` it waits for a guest that is starting.
+
+        Asked anew every few seconds: what is said to a guest that restarts is lost, and never answered.
+        """
+        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        deadline = asyncio.get_running_loop().time() + limit_s
+        while (left_s := deadline - asyncio.get_running_loop().time()) > _PING_S:
+            with contextlib.suppress(DeadlineError):
+                return await self._ping(_PING_S)
+        await self._ping(max(left_s, _PING_S / 100))
+
+    async def _ping(self, timeout_s: float) -> None:
         await self.command("guest-ping", timeout_s=timeout_s)
 
     async def exec(

@@ -78,6 +78,16 @@ async def test_a_silent_agent_is_given_up_and_the_next_command_is_in_step(fake: 
     assert fake.connections == 2
 
 
+async def test_a_ping_lost_in_a_restart_is_sent_again(
+    fake: FakeAgent, agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ramet.guest.agent._PING_S", 0.05)
+    answers = iter([None, None, {}])
+    fake.commands["guest-ping"] = lambda arguments: next(answers)
+    await agent.ping(timeout_s=10)
+    assert len(fake.seen) == 3
+
+
 @pytest.mark.parametrize("size", [0, 1, 192 * 1024, 192 * 1024 + 1, 1 << 20])
 async def test_files_there_and_back(fake: FakeAgent, agent: Agent, size: int) -> None:
     content = bytes(i * 7 % 256 for i in range(size))

@@ -1,4 +1,4 @@
-"""``python -m ramet.guest.images micro DEST``: build a default guest without a daemon, and say what it is."""
+"""``python -m ramet.guest.images micro|debian DEST``: build a default guest without a daemon, and say what it is."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ramet.errors import RametError
 from ramet.guest.images.built import BuiltImage
+from ramet.guest.images.debian import build_debian
 from ramet.guest.images.micro import build_micro
 
 
@@ -21,11 +22,13 @@ def _shown(image: BuiltImage) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) != 2 or arguments[0] != "micro":
-        print("Usage: python -m ramet.guest.images micro DESTINATION", file=sys.stderr)
+    if len(arguments) != 2 or arguments[0] not in ("micro", "debian"):
+        print("Usage: python -m ramet.guest.images micro|debian DESTINATION", file=sys.stderr)
         return 2
+    destination = Path(arguments[1]).resolve()
+    build = build_micro(destination, _say) if arguments[0] == "micro" else build_debian(destination, progress=_say)
     try:
-        print(_shown(asyncio.run(build_micro(Path(arguments[1]).resolve(), _say))))
+        print(_shown(asyncio.run(build)))
     except RametError as error:
         print(error, file=sys.stderr)
         return 1

@@ -8,13 +8,14 @@ import os
 import shlex
 import signal
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
 from ramet.errors import DeadlineError, ToolError
 
 _TAIL_BYTES = 2000
 _GRACE_S = 5.0
+_FOLLOW_S = 0.3
 
 
 def _tail(log: Path) -> str:
@@ -22,6 +23,33 @@ def _tail(log: Path) -> str:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - _TAIL_BYTES))
         return file.read().decode(errors="replace").strip()
+
+
+@contextlib.asynccontextmanager
+async def _following(log: Path, on_line: Callable[[str], None] | None) -> AsyncIterator[None]:
+    if on_line is None:
+        yield
+        return
+    follower = asyncio.create_task(_follow(log, on_line))
+    try:
+        yield
+    finally:
+        follower.cancel()
+        await asyncio.gather(follower, return_exceptions=True)
+
+
+async def _follow(log: Path, on_line: Callable[[str], None]) -> None:
+    with log.open(errors="replace") as file:
+        while True:
+            for line in file:
+                on_line(line.rstrip("\n"))
+            await asyncio.sleep(_FOLLOW_S)
+
+
+def _environment(added: Mapping[str, str]) -> dict[str, str]:
+    # A user's PATH often lacks the folders of mke2fs and its like.
+    path = f"{os.environ.get('PATH', '/usr/bin:/bin')}:/usr/sbin:/sbin"
+    return {**os.environ, "LC_ALL": "C.UTF-8", "PATH": path, **added}
 
 
 async def _end(child: asyncio.subprocess.Process) -> None:
@@ -40,11 +68,13 @@ async def run(
     timeout_s: float,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
+    on_error_line: Callable[[str], None] | None = None,
 ) -> str:
     """Run a program to its end and return what it wrote to standard output.
 
     Raises `ToolError` with the end of its error output, `DeadlineError` after `timeout_s`. On either, and when
     cancelled, the program and its children are killed and reaped first. `env` is added to the inherited one.
+    `on_error_line` is called with each line of its error output, some time after it was written.
     """
     with tempfile.TemporaryDirectory(prefix="ramet-run-") as scratch:
         out, err = Path(scratch) / "out", Path(scratch) / "err"
@@ -56,7 +86,7 @@ async def run(
                     stdout=stdout,
                     stderr=stderr,
                     cwd=cwd,
-                    env={**os.environ, "LC_ALL": "C.UTF-8", **(env or {})},
+                    env=_environment(env or {}),
                     start_new_session=True,
                 )
             except FileNotFoundError as exc:
@@ -64,7 +94,8 @@ async def run(
                     f"{argv[0]} is not installed on this host.", hint="Install what `ramet doctor` lists."
                 ) from exc
         try:
-            code = await asyncio.wait_for(child.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s), _following(err, on_error_line):
+                code = await child.wait()
         except TimeoutError:
             raise DeadlineError(f"{argv[0]} did not end within {timeout_s:.0f} s.") from None
         finally:
