@@ -10,8 +10,8 @@ from ramet.cli import clone, devices, guest, host, image, network, task, vm
 from ramet.cli.command import JSON, QUIET, ROOT_STATE, Root
 
 
-def build() -> typer.Typer:
-    """A fresh application, as the program runs it, tests try it and the reference describes it."""
+def _build() -> typer.Typer:
+    """Once: the groups are objects of their modules, to which everything is added here."""
     app = typer.Typer(
         name="ramet",
         cls=Root,
@@ -52,3 +52,7 @@ def common(
     quiet: Annotated[bool, QUIET] = False,
 ) -> None:
     """Instant clones of running virtual machines."""
+
+
+application = _build()
+"""As the program runs it, tests try it and the reference describes it."""

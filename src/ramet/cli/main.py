@@ -13,6 +13,6 @@ def main() -> None:
 
         print(f"ramet {__version__}")
         return
-    from ramet.cli.app import build
+    from ramet.cli.app import application
 
-    build()(prog_name="ramet")
+    application(prog_name="ramet")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from typer.testing import CliRunner, Result
 
-from ramet.cli.app import build
+from ramet.cli.app import application
 from ramet.cli.output import Output
 from ramet.cli.session import Setup
 from ramet.errors import ConflictError, NotFoundError
@@ -441,7 +441,7 @@ def run(
 ) -> Result:
     """One run of the program."""
     runner = CliRunner(env={"RAMET_STATE": None, "RAMET_DEBUG": None, "NO_COLOR": None, **(env or {})})
-    return runner.invoke(build(), args, input=stdin, obj=setup(client, terminal=terminal, width=width))
+    return runner.invoke(application, args, input=stdin, obj=setup(client, terminal=terminal, width=width))
 
 
 def said(text: str, error: bool = False, exit_code: int = 0, signal: int | None = None) -> ExecResult:

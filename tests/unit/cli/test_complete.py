@@ -14,7 +14,7 @@ import typer
 from tests.unit.cli.cli_kit import FakeClient, setup, vm_view
 
 from ramet.cli import complete
-from ramet.cli.app import build
+from ramet.cli.app import application
 from ramet.cli.session import Setup
 
 
@@ -25,7 +25,7 @@ def completed(line: str, client: FakeClient | None = None, **env: str) -> list[s
     words = line.split(" ")
     variables = {"_RAMET_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1), **env}
     obj = setup(client or FakeClient())
-    result = CliRunner().invoke(build(), [], prog_name="ramet", env=variables, obj=obj)
+    result = CliRunner().invoke(application, [], prog_name="ramet", env=variables, obj=obj)
     return result.stdout.split()
 
 
@@ -60,7 +60,7 @@ def test_no_daemon_is_started_for_a_completion() -> None:
         asked.append((state, start))
         raise OSError
 
-    context = typer.Context(typer.main.get_command(build()), obj=Setup(connect=connect))
+    context = typer.Context(typer.main.get_command(application), obj=Setup(connect=connect))
     context.params["state"] = "/s"
     assert complete.vms(context, "") == []
     assert asked == [(Path("/s"), False)]
@@ -69,14 +69,14 @@ def test_no_daemon_is_started_for_a_completion() -> None:
 def test_a_daemon_that_hangs_does_not_hang_the_shell(client: FakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(complete, "PATIENCE_S", 0.05)
     monkeypatch.setattr(client, "list_vms", lambda: time.sleep(30))
-    context = typer.Context(typer.main.get_command(build()), obj=setup(client))
+    context = typer.Context(typer.main.get_command(application), obj=setup(client))
     started = time.monotonic()
     assert complete.vms(context, "") == []
     assert time.monotonic() - started < 10
 
 
 def test_guest_paths_begin_with_a_vm(client: FakeClient) -> None:
-    context = typer.Context(typer.main.get_command(build()), obj=setup(client))
+    context = typer.Context(typer.main.get_command(application), obj=setup(client))
     assert complete.guest_files(context, "web") == ["web:", "web-2:"]
     assert complete.guest_files(context, "web:/etc") == []
 

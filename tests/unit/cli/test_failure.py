@@ -79,7 +79,7 @@ def test_state_may_stand_before_or_after_the_command(client: FakeClient) -> None
 
     from typer.testing import CliRunner
 
-    from ramet.cli.app import build
+    from ramet.cli.app import application
     from ramet.cli.session import Setup
 
     asked: list[Path] = []
@@ -94,8 +94,8 @@ def test_state_may_stand_before_or_after_the_command(client: FakeClient) -> None
         ["vm", "ls", "--state", "/a"],
         ["--state", "/b", "vm", "ls", "--state", "/a"],
     ):
-        CliRunner().invoke(build(), args, obj=setup, env={"RAMET_STATE": "/env"})
-    CliRunner().invoke(build(), ["vm", "ls"], obj=setup, env={"RAMET_STATE": "/env"})
+        CliRunner().invoke(application, args, obj=setup, env={"RAMET_STATE": "/env"})
+    CliRunner().invoke(application, ["vm", "ls"], obj=setup, env={"RAMET_STATE": "/env"})
     assert asked == [Path("/a")] * 3 + [Path("/env")]
 
 
@@ -187,7 +187,7 @@ def test_a_reader_that_went_away_is_no_error() -> None:
 @pytest.mark.slow
 def test_importing_the_commands_loads_neither_rich_nor_the_model() -> None:
     code = (
-        "import sys, ramet.cli.app as app; app.build();"
+        "import sys, ramet.cli.app as app; "
         "print([m for m in ('rich', 'httpx', 'pydantic', 'asyncio') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
