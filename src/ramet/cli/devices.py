@@ -97,7 +97,7 @@ def nic_set(
     connect: Annotated[bool | None, typer.Option("--connect/--disconnect", help="Link up or down.")] = None,
     mac: Annotated[str | None, typer.Option("--mac", metavar="MAC", help="Only while the VM is off.")] = None,
 ) -> None:
-    """Move a network card to another port group, or plug and unplug its cable, also while the VM runs."""
+    """Move a network card to another port group, or unplug its cable; also while the VM runs."""
     from ramet.cli import parsing
     from ramet.errors import UsageError
     from ramet.model.requests import NicChange

@@ -265,7 +265,7 @@ def forward(
         str, typer.Option("--bind", metavar="ADDRESS", help="Address of this host to listen on.")
     ] = "127.0.0.1",
 ) -> None:
-    """Listen on a port of this host and carry every connection to a port of the guest, until Ctrl-C."""
+    """Lead a port of this host into a guest: every connection is carried there, until Ctrl-C."""
     from ramet.cli import parsing
     from ramet.cli.forward import Forwarder
 

@@ -73,7 +73,7 @@ def _selftest(session: Session) -> list[CheckView]:
 def serve(
     session: Session,
     settings: Annotated[
-        list[str] | None, typer.Argument(metavar="[--SETTING VALUE]...", help="Any setting, like --chain-bound 4.")
+        list[str] | None, typer.Argument(metavar="--SETTING VALUE...", help="Any setting, like --chain-bound 4.")
     ] = None,
     stop_vms: Annotated[bool, typer.Option("--stop-vms", help="Power off all VMs when the daemon ends.")] = False,
 ) -> None:
@@ -87,7 +87,7 @@ def serve(
 
 @command(tools, "install", examples=("ramet tools install web",))
 def install(session: Session, vm: Vm) -> None:
-    """Copy vmware-rpctool, vmtoolsd and the clone hooks into a running guest, by the guest agent."""
+    """Copy the tools into a running guest: vmware-rpctool and vmtoolsd, by the guest agent."""
     session.settle(session.client.install_tools(session.vm(vm)))
     view = session.client.show_vm(vm)
     session.show(view, lambda: session.out.say(Cell(view.name, "bold"), " has the tools now"))

@@ -441,7 +441,9 @@ def run(
 ) -> Result:
     """One run of the program."""
     runner = CliRunner(env={"RAMET_STATE": None, "RAMET_DEBUG": None, "NO_COLOR": None, **(env or {})})
-    return runner.invoke(application, args, input=stdin, obj=setup(client, terminal=terminal, width=width))
+    return runner.invoke(
+        application, args, prog_name="ramet", input=stdin, obj=setup(client, terminal=terminal, width=width)
+    )
 
 
 def said(text: str, error: bool = False, exit_code: int = 0, signal: int | None = None) -> ExecResult:
