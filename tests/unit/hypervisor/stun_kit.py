@@ -170,6 +170,7 @@ class FakeQemu(Server):
         self.backing += [(a["data"]["overlay"], a["data"]["node"]) for a in actions]
 
     def do_migrate(self, uri: str) -> None:
+        """`migration_ends` "active": it does not end until it is cancelled."""
         assert (uri, self.status) == ("fd:ramet-state", "paused")
         self.migration = self.migration_ends
         self._events = [{"event": "MIGRATION", "data": {"status": s}} for s in ("setup", "active", self.migration)]
@@ -178,6 +179,7 @@ class FakeQemu(Server):
             self.status = "postmigrate"
 
     def do_migrate_cancel(self) -> None:
+        assert self.migration == "active"
         self.migration = "cancelled"
 
     def do_cont(self) -> None:

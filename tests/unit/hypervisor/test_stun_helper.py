@@ -295,6 +295,21 @@ def test_a_dead_daemon_leaves_no_source_stopped(source: Source, tmp_path: Path, 
     source.library.assert_no_child()
 
 
+def test_a_dead_daemon_ends_a_stun_that_would_wait_longer(source: Source, tmp_path: Path) -> None:
+    source.qemu.migration_ends = "active"
+    daemon = Daemon(tmp_path / "helper.log")
+    try:
+        daemon.submit(source.plan(bound_ms=600_000.0))
+        wait_until(lambda: source.qemu.migration == "active", "the migration has begun")
+        daemon.socket.close()
+        assert daemon.process.wait(WAIT_S) == 0
+    finally:
+        daemon.process.kill()
+        daemon.process.wait()
+        daemon.socket.close()
+    assert source.qemu.status == "running"
+
+
 def test_nonsense_from_the_daemon_does_not_end_in_a_stopped_source(source: Source, tmp_path: Path) -> None:
     daemon = Daemon(tmp_path / "helper.log")
     decoder = FrameDecoder()

@@ -215,6 +215,14 @@ def test_the_bound_ends_a_stun(source: Source, wake: int, command: str, step: st
     assert (fields["restored"], source.qemu.status) == (True, "running")
 
 
+def test_a_migration_under_way_is_ended_before_the_source_goes_on(source: Source, wake: int) -> None:
+    """A source resumed in the middle of it would be stopped again."""
+    source.qemu.migration_ends = "active"
+    fields = failure(source.plan(bound_ms=50.0), wake, StunTooLongError)
+    assert (fields["step"], fields["restored"], source.qemu.status) == ("state", True, "running")
+    assert source.qemu.commands.count("migrate_cancel") == 1
+
+
 def test_the_bound_ends_a_fork(source: Source, wake: int) -> None:
     source.library.hooks["fork"] = once(lambda: time.sleep(0.3))
     fields = failure(source.plan(bound_ms=100.0), wake, StunTooLongError)
