@@ -1,0 +1,140 @@
+"""Control groups: where they are found, and what is written, on trees that look like v1, v2 and hybrid hosts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ramet.hypervisor.cgroup import CONTROLLERS, CgroupHost, Cgroups, detect
+
+
+def v1(directory: Path, *controllers: str) -> list[str]:
+    lines = []
+    for controller in controllers:
+        (directory / controller / "ramet").mkdir(parents=True)
+        (directory / controller / "ramet" / "cgroup.procs").touch()
+        lines.append(f"cgroup {directory / controller} cgroup rw,relatime,{controller} 0 0")
+    return lines
+
+
+def v2(directory: Path, controllers: str) -> list[str]:
+    for place in (directory / "unified", directory / "unified" / "ramet"):
+        place.mkdir(parents=True)
+        (place / "cgroup.controllers").write_text(controllers)
+        (place / "cgroup.subtree_control").write_text("")
+        (place / "cgroup.procs").touch()
+    return [f"cgroup2 {directory / 'unified'} cgroup2 rw 0 0"]
+
+
+def look(directory: Path, lines: list[str], own: str = "0::/\n") -> CgroupHost:
+    (directory / "mounts").write_text("\n".join(["proc /proc proc rw 0 0", *lines]) + "\n")
+    (directory / "own").write_text(own)
+    return detect(mounts=directory / "mounts", own=directory / "own")
+
+
+def test_v2(tmp_path: Path) -> None:
+    host = look(tmp_path, v2(tmp_path, "cpuset cpu memory pids"))
+    assert host.version == "v2"
+    assert host.bases == dict.fromkeys(CONTROLLERS, (tmp_path / "unified" / "ramet", True))
+
+
+def test_v1(tmp_path: Path) -> None:
+    host = look(tmp_path, v1(tmp_path, *CONTROLLERS))
+    assert host.version == "v1"
+    assert host.bases["cpu"] == (tmp_path / "cpu" / "ramet", False)
+    assert host.problems == ()
+
+
+def test_hybrid(tmp_path: Path) -> None:
+    host = look(tmp_path, [*v1(tmp_path, "cpu", "memory"), *v2(tmp_path, "pids")])
+    assert host.version == "hybrid"
+    assert {c: is_v2 for c, (_, is_v2) in host.bases.items()} == {"cpu": False, "memory": False, "pids": True}
+
+
+def test_none(tmp_path: Path) -> None:
+    host = look(tmp_path, [])
+    assert (host.version, host.bases) == ("none", {})
+    assert host.group("line", "vm").set_cpu_limit(50) == "cpu: control groups are not mounted"
+
+
+def test_a_controller_that_is_missing_is_named(tmp_path: Path) -> None:
+    host = look(tmp_path, v2(tmp_path, "memory pids"))
+    assert set(host.bases) == {"memory", "pids"}
+    assert host.problems[0].startswith("cpu: ")
+    assert "no such controller" in host.problems[0]
+
+
+def fill(directory: Path, *files: str) -> None:
+    directory.mkdir(parents=True)
+    for name in files:
+        (directory / name).touch()
+
+
+def test_limits_are_written_in_each_dialect(tmp_path: Path) -> None:
+    old = look(tmp_path, v1(tmp_path, *CONTROLLERS)).group("line", "vm")
+    for controller in CONTROLLERS:
+        fill(tmp_path / controller / "ramet" / "lineage-line" / "vm-vm", "cgroup.procs")
+    cpu = tmp_path / "cpu/ramet/lineage-line/vm-vm"
+    assert old.set_cpu_limit(150) is None
+    assert ((cpu / "cpu.cfs_quota_us").read_text(), (cpu / "cpu.cfs_period_us").read_text()) == ("150000", "100000")
+    assert old.set_cpu_limit(None) is None
+    assert (cpu / "cpu.cfs_quota_us").read_text() == "-1"
+    assert old.set_lineage_memory_limit(1 << 30) is None
+    assert (tmp_path / "memory/ramet/lineage-line/memory.limit_in_bytes").read_text() == str(1 << 30)
+
+    there = tmp_path / "v2"
+    there.mkdir()
+    new = look(there, v2(there, "cpu memory pids")).group("line", "vm")
+    fill(there / "unified/ramet/lineage-line/vm-vm", "cgroup.procs")
+    (there / "unified/ramet/lineage-line/cgroup.subtree_control").touch()
+    assert new.create() is None
+    assert new.set_cpu_limit(50) is None
+    assert (there / "unified/ramet/lineage-line/vm-vm/cpu.max").read_text() == "50000 100000"
+    assert new.set_cpu_limit(None) is None
+    assert (there / "unified/ramet/lineage-line/vm-vm/cpu.max").read_text() == "max 100000"
+    assert new.set_pids_limit(100) is None
+    assert new.set_lineage_memory_limit(None) is None
+    assert (there / "unified/ramet/lineage-line/memory.max").read_text() == "max"
+
+
+def test_what_cannot_be_done_is_said_once_and_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    groups = Cgroups(look(tmp_path, []))
+    groups.place("vm", "line", 1, 50)
+    groups.place("vm2", "line", 1, 50)
+    groups.remove("vm")
+    assert list(groups.problems) == [f"{c}: control groups are not mounted" for c in CONTROLLERS]
+    assert caplog.records == []
+
+
+def test_groups_on_this_host(tmp_path: Path) -> None:
+    """For real, as far as this host lets us: limits that are set are the kernel's, and nothing stays."""
+    groups = Cgroups.detect(tmp_path)
+    if not groups.host.bases:
+        pytest.skip("; ".join(groups.host.problems))
+    child = subprocess.Popen(["sleep", "1000"])
+    try:
+        groups.place("vm1", "line1", child.pid, 50)
+        member = Path(f"/proc/{child.pid}/cgroup").read_text()
+        assert "/lineage-line1/vm-vm1" in member
+        groups.remove("vm1")
+        assert any("cannot be removed" in problem for problem in groups.problems)
+    finally:
+        child.kill()
+        child.wait()
+        groups.remove("vm1")
+        groups.close()
+    assert not any(base.exists() for base, _ in groups.host.bases.values())
+
+
+def test_two_state_directories_have_groups_of_their_own(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root makes groups at the top")
+    one, two = Cgroups.detect(tmp_path / "one"), Cgroups.detect(tmp_path / "two")
+    try:
+        assert not set(one.host.bases.values()) & set(two.host.bases.values())
+    finally:
+        one.close()
+        two.close()
