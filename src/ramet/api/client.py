@@ -20,6 +20,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Literal, Self, TypeVar
 
@@ -356,7 +357,8 @@ def _answers(socket_path: Path) -> bool:
 
 
 def _receive_stream(sock: socket.socket, request: bytes) -> socket.socket:
-    sock.sendall(request)
+    with suppress(ConnectionError):  # refused at once: the reason is there to be read all the same
+        sock.sendall(request)
     line, fds, _, _ = socket.recv_fds(sock, 1 << 16, 1)
     while line and not line.endswith(b"\n") and (more := sock.recv(1 << 16)):
         line += more

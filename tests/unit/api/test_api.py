@@ -4,7 +4,9 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -21,7 +23,7 @@ from ramet.errors import (
     TaskCancelledError,
     UsageError,
 )
-from ramet.model.host import TaskState
+from ramet.model.host import Task, TaskState
 from ramet.model.requests import (
     AddDisk,
     BuildImage,
@@ -311,29 +313,34 @@ def test_events_are_listed_and_followed(client: Client, served: Served) -> None:
 def test_stopping_ends_those_who_wait(client: Client, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ramet.api.client._RECONNECT_S", 0.0)
     task = client.selftest()
-    ended: list[BaseException | None] = []
+    waits, follows = threading.Event(), threading.Event()
+    wait = served.host.tasks.wait
 
-    def follow() -> None:
+    async def noticed(task_id: str, timeout_s: float, since_version: int | None = None) -> Task:
+        waits.set()
+        return await wait(task_id, timeout_s, since_version)
+
+    monkeypatch.setattr(served.host.tasks, "wait", noticed)
+
+    def follower() -> str:
         with Client(served.settings.api_socket) as own:
-            try:
-                list(own.events(follow=True))
-            except PeerError as exc:
-                ended.append(exc)
+            events = own.events(since=0, follow=True)
+            next(events)
+            follows.set()
+            with pytest.raises(PeerError, match="has gone away"):
+                next(events)
+        return "ended"
 
-    def wait() -> None:
+    def waiter() -> TaskState:
         with Client(served.settings.api_socket) as own:
-            assert own.get_task(task.id, wait_s=60).state is TaskState.RUNNING
-            ended.append(None)
+            return own.get_task(task.id, wait_s=60).state
 
-    threads = [threading.Thread(target=each) for each in (follow, wait)]
-    for thread in threads:
-        thread.start()
-    with Client(served.settings.api_socket) as own:
-        own.list_tasks()
-    served.stop()
-    for thread in threads:
-        thread.join(30)
-    assert len(ended) == 2
+    with ThreadPoolExecutor() as threads:
+        ends: list[Future[Any]] = [threads.submit(follower), threads.submit(waiter)]
+        assert waits.wait(30)
+        assert follows.wait(30)
+        served.stop()
+        assert [end.result(30) for end in ends] == ["ended", TaskState.RUNNING]
 
 
 # Streams
