@@ -15,6 +15,7 @@ from ramet.guest import commands
 from ramet.guest.agent import Agent
 from ramet.guest.images.built import BuiltImage
 from ramet.guest.rpc_channel import RpcChannel
+from ramet.guest.seed import write_seed
 from ramet.guest.tools_install import install_tools
 from ramet.testing.micro import micro_image
 from ramet.testing.plain_qemu import PlainGuest, start_plain_guest
@@ -238,6 +239,20 @@ async def test_tools_come_to_any_guest_with_an_agent(guest: Guest) -> None:
     assert "/usr/local/bin/vmware-rpctool" in installed
     assert await guest.sh("/usr/bin/vmware-rpctool 'info-get guestinfo.name'") == (0, "web\n", "")
     assert await guest.sh("cat /usr/bin/vmware-rpctool.open-vm-tools") == (0, "real\n", "")
+
+
+async def test_a_guest_reads_its_seed(micro: BuiltImage, folder: Path) -> None:
+    write_seed(folder / "seed.iso", "i-1", "web", ssh_keys=["ssh-ed25519 AAAA me"])
+    more = ["-drive", f"file={folder / 'seed.iso'},format=raw,if=none,id=cd,readonly=on", "-device", "ide-cd,drive=cd"]
+    async with start_plain_guest(micro, folder, *more) as plain:
+        guest = Guest(plain)
+        await guest.agent.ping(timeout_s=BOOT_S)
+        code, out, err = await guest.sh(
+            "modprobe -a ahci sr_mod && mount -t iso9660 /dev/sr0 /mnt && cat /mnt/meta-data"
+        )
+        assert (code, out) == (0, '{"instance-id": "i-1", "local-hostname": "web"}\n'), err
+        assert (await guest.sh("ls /mnt; blkid /dev/sr0"))[1].startswith("meta-data\nuser-data\n")
+        await guest.agent.close()
 
 
 async def test_devices_script_and_power_button(micro: BuiltImage, folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ async def test_a_ping_lost_in_a_restart_is_sent_again(
     fake: FakeAgent, agent: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ramet.guest.agent._PING_S", 0.05)
-    answers = iter([None, None, {}])
+    answers: Iterator[dict[str, str] | None] = iter([None, None, {}])
     fake.commands["guest-ping"] = lambda arguments: next(answers)
     await agent.ping(timeout_s=10)
     assert len(fake.seen) == 3
