@@ -29,30 +29,40 @@ class Daemon:
     def __init__(self, state_dir: Path) -> None:
         self.state_dir = state_dir
         self._process: subprocess.Popen[bytes] | None = None
+        self._client: Client | None = None
 
     def start(self, kill_at: str | None = None) -> Client:
         env = {**os.environ, **({"RAMET_KILL_AT": kill_at} if kill_at else {})}
         read, write = os.pipe()
         log = (self.state_dir.parent / "serve.log").open("ab")
-        argv = [sys.executable, "-m", "ramet.cli", "serve", "--state", str(self.state_dir), "--ready-fd", str(write)]
+        argv = [sys.executable, "-P", "-m", "ramet.serve", "--state", str(self.state_dir), "--ready-fd", str(write)]
         with log:
             self._process = subprocess.Popen(argv, env=env, pass_fds=[write], stdout=log, stderr=log)
         os.close(write)
         with os.fdopen(read, "rb") as ready:
             assert ready.read(1), (self.state_dir.parent / "serve.log").read_text()[-2000:]
-        return Client.connect(self.state_dir, start_daemon=False)
+        self._client = Client.connect(self.state_dir, start_daemon=False)
+        return self._client
+
+    def _hang_up(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
 
     def wait_killed(self) -> None:
+        self._hang_up()
         assert self._process is not None
         assert self._process.wait(60) == -signal.SIGKILL
 
     def kill(self) -> None:
+        self._hang_up()
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait(30)
 
     def stop(self) -> None:
         """Gracefully; VMs go on."""
+        self._hang_up()
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             self._process.wait(60)

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from ramet.errors import NotFoundError, UnsupportedError, UsageError
-from ramet.guest.seed import write_seed
+from ramet.guest.seed import check_ssh_key, write_seed
 from ramet.host.floor import Floor
 from ramet.machine.live import LiveMachine
 from ramet.model.host import Image
@@ -71,6 +71,10 @@ def _refuse_unsupported(request: CreateVm) -> None:
 
 
 def _check_files(request: CreateVm) -> None:
+    for key in request.ssh_keys:
+        check_ssh_key(key)
+    if request.ssh_keys and request.user_data is not None:
+        raise UsageError("Give either user-data or SSH keys.", hint="Put the keys into the user-data.")
     for path in request.cdroms:
         if not Path(path).is_file() or not os.access(path, os.R_OK):
             raise NotFoundError(f"There is no readable file {path}.", hint="Give the absolute path of an ISO image.")
@@ -175,12 +179,5 @@ async def _seed(floor: Floor, request: CreateVm, vm_id: str) -> str:
     directory.mkdir(parents=True, exist_ok=True)
     directory.chmod(0o711)
     path = directory / "seed.iso"
-    await asyncio.to_thread(
-        write_seed,
-        path,
-        hostname=request.name,
-        instance_id=vm_id,
-        ssh_keys=request.ssh_keys,
-        user_data=request.user_data,
-    )
+    await asyncio.to_thread(write_seed, path, vm_id, request.name, ssh_keys=request.ssh_keys, more=request.user_data)
     return str(path)
