@@ -17,9 +17,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ramet.cli.demo_guest import FREEZE_SCRIPT, NAME_KEY, PROVE, TOKEN_FILE, Proof, read_proof
+from ramet.cli.demo_guest import (
+    FREEZE_COMMAND,
+    FREEZE_FILE,
+    FREEZE_LOG,
+    FREEZE_SCRIPT,
+    NAME_KEY,
+    PROVE,
+    SCRIPT_FILE,
+    TOKEN_FILE,
+    Proof,
+    read_proof,
+)
 from ramet.cli.demo_stage import own_stage
-from ramet.cli.output import Cell, Column, Output, millis, size
+from ramet.cli.output import Cell, Column, Output, millis, size, state_cell
 from ramet.cli.progress import follow, succeed
 from ramet.cli.session import Session
 from ramet.errors import DeadlineError, GuestError, NotFoundError, RametError
@@ -32,6 +43,7 @@ if TYPE_CHECKING:
     from ramet.api.client import Client
 
 SOURCE = "origin"
+SHOWN_CHECKS = ("QEMU", "accelerator", "kernel", "memory")
 BOOT_S = 240.0
 ANSWER_S = 60.0
 FREEZE_S = 60.0
@@ -92,6 +104,7 @@ class Show:
     token: str = field(default_factory=lambda: secrets.token_hex(8))
 
     def perform(self) -> None:
+        self._host()
         self._image()
         self._boot()
         self._live_clones()
@@ -104,6 +117,13 @@ class Show:
         self._memory()
 
     # -- scenes ------------------------------------------------------------------------------------------------------
+
+    def _host(self) -> None:
+        """Also so that looking for a working accelerator, which is done once, is not counted as the guest's boot."""
+        self._scene("This host", "ramet doctor")
+        for check in self.client.doctor():
+            if check.status != "ok" or check.name in SHOWN_CHECKS:
+                self.out.say("  ", state_cell(check.status), f"  {check.name}: {check.found}")
 
     def _image(self) -> None:
         self._scene("An image", f"ramet image build {self.plan.image}")
@@ -136,16 +156,18 @@ class Show:
             self._clone(name, "live")
 
     def _freeze(self) -> None:
-        self._scene("A script inside the guest freezes it", f"ramet vm cp freeze.sh {SOURCE}:/run/freeze.sh")
+        self._scene("A script inside the guest freezes it", f"ramet vm cp freeze.sh {SOURCE}:{FREEZE_FILE}")
         for line in FREEZE_SCRIPT.strip().splitlines()[1:]:
             self.out.say("    ", Cell(line, "dim"))
-        self.client.write_file(SOURCE, "/run/freeze.sh", FREEZE_SCRIPT.encode(), 0o755)
-        command = "/run/freeze.sh </dev/null >/dev/null 2>&1 &"
-        self._typed(f"ramet vm exec {SOURCE} -- sh -c {shlex.quote(command)}")
-        self._shell(SOURCE, command)
+        self.client.write_file(SOURCE, FREEZE_FILE, FREEZE_SCRIPT.encode(), 0o755)
+        self._typed(f"ramet vm exec {SOURCE} -- sh -c {shlex.quote(FREEZE_COMMAND)}")
+        self._shell(SOURCE, FREEZE_COMMAND)
         deadline = self.clock() + FREEZE_S
         while self.client.show_vm(SOURCE).state is not VmState.FROZEN:
-            self._tick(deadline, f"{SOURCE} did not freeze within {FREEZE_S:.0f} s.")
+            if self.clock() > deadline:
+                log = self._shell(SOURCE, f"cat {FREEZE_LOG}").strip()
+                raise DeadlineError(f"{SOURCE} did not freeze within {FREEZE_S:.0f} s.", hint=f"Its script said: {log}")
+            self.pause(PAUSE_S)
         self._tell(f"{SOURCE} is frozen in the middle of its script.")
 
     def _frozen_clones(self) -> None:
@@ -154,7 +176,9 @@ class Show:
             self._clone(name, "frozen")
 
     def _ask_all(self, title: str) -> None:
-        self._scene(title, f"ramet vm exec CLONE -- sh -c {shlex.quote(PROVE)}")
+        self._scene(title, f"ramet vm exec {self.plan.live_names[0]} -- cat {TOKEN_FILE}")
+        self._typed(f"ramet vm exec {self.plan.live_names[0]} -- vmware-rpctool 'info-get {NAME_KEY}'")
+        self._typed(f"ramet vm exec {self.plan.frozen_names[0]} -- cat {SCRIPT_FILE}")
         rows = []
         for birth in self.births[1:]:
             proof = birth.proof = self._prove(birth)
@@ -213,10 +237,9 @@ class Show:
         real = sum(m.proportional_bytes for m in self.memory.values())
         configured = sum(m.configured_bytes for m in self.memory.values())
         resident = sum(m.resident_bytes for m in self.memory.values())
-        self._tell(
-            f"{len(self.memory)} machines of {size(configured)} in all use {size(resident)}, "
-            f"for which the host gave {size(real)}."
-        )
+        overhead = sum(m.process_overhead_bytes for m in self.memory.values())
+        self._tell(f"{len(self.memory)} machines with {size(configured)} of memory see {size(resident)} of it in use.")
+        self._tell(f"The host gave {size(real)} for that, and {size(overhead)} for the QEMU processes themselves.")
 
     # -- pieces ------------------------------------------------------------------------------------------------------
 
@@ -225,7 +248,7 @@ class Show:
         started = self.clock()
         self.made.append(name)
         request = CloneVm(names=(name,), extra_config={NAME_KEY: name})
-        task = self._settle(self.client.clone_vm(SOURCE, request))
+        task = self._settle(self.client.clone_vm(SOURCE, request), quietly=True)
         result = CloneResult.model_validate(task.result[0])
         self._wait_for_answer(name, ANSWER_S)
         stun = result.timings_ms.stun if workflow == "live" else None
@@ -278,10 +301,10 @@ class Show:
     def _has_default_network(self) -> bool:
         return any(network.name == "default" for network in self.client.list_networks())
 
-    def _settle(self, task: Task) -> Task:
+    def _settle(self, task: Task, *, quietly: bool = False) -> Task:
         """Wait for a task. Interrupted, it is cancelled and has ended, so that the stage can be cleared."""
         try:
-            return succeed(follow(self.client, task, self.out))
+            return succeed(self.client.wait_task(task) if quietly else follow(self.client, task, self.out))
         except KeyboardInterrupt:
             with contextlib.suppress(RametError, OSError):
                 self.client.cancel_task(task.id)

@@ -9,6 +9,10 @@ TOKEN_FILE = "/dev/shm/demo-token"
 """In RAM: a tmpfs."""
 
 SCRIPT_FILE = "/dev/shm/demo-script"
+FREEZE_FILE = "/root/freeze.sh"
+FREEZE_LOG = "/dev/shm/demo-freeze.log"
+FREEZE_COMMAND = f"sh {FREEZE_FILE} < /dev/null > {FREEZE_LOG} 2>&1 &"
+"""By sh: the file system it lies on may forbid to run it."""
 
 FREEZE_SCRIPT = f"""#!/bin/sh
 PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin

@@ -16,12 +16,21 @@ import pytest
 from tests.unit.cli.cli_kit import FakeClient, run, said, task, vm_view
 
 from ramet.cli import demo, demo_stage
-from ramet.cli.demo_guest import FREEZE_SCRIPT, NAME_KEY, PROVE, Proof, read_proof
+from ramet.cli.demo_guest import (
+    FREEZE_COMMAND,
+    FREEZE_FILE,
+    FREEZE_LOG,
+    FREEZE_SCRIPT,
+    NAME_KEY,
+    PROVE,
+    Proof,
+    read_proof,
+)
 from ramet.errors import GuestError
 from ramet.model.host import Image, Network, Task
 from ramet.model.machine import VmState
 from ramet.model.requests import CloneVm, CreateVm, Exec
-from ramet.model.views import ExecResult
+from ramet.model.views import CheckView, ExecResult
 
 
 @dataclass
@@ -70,8 +79,12 @@ class World(FakeClient):
             raise GuestError("The agent does not answer.")
         if command.startswith("echo "):
             guest.token = command.split()[1]
-        elif "freeze.sh" in command:
-            assert self.files[f"{ref}:/run/freeze.sh"].decode() == FREEZE_SCRIPT
+        elif command == f"cat {FREEZE_LOG}":
+            return said("vmware-rpctool: not found\n")
+        elif command == FREEZE_COMMAND:
+            assert self.files[f"{ref}:{FREEZE_FILE}"].decode() == FREEZE_SCRIPT
+            if self.fault == "freeze":
+                return said("")
             guest.script_waits = True
             self._put(self._find(ref), state=VmState.FROZEN)
         elif command == PROVE:
@@ -240,6 +253,24 @@ def test_a_guest_that_never_answers_ends_the_show(world: World) -> None:
     result = run(world, "demo", "--micro")
     assert result.exit_code == 1
     assert "did not answer within 240 s: The agent does not answer." in result.stderr
+
+
+def test_a_script_that_fails_in_the_guest_is_quoted(world: World) -> None:
+    world.fault = "freeze"
+    result = run(world, "demo", "--micro")
+    assert result.exit_code == 1
+    assert "origin did not freeze within 60 s.\nhint: Its script said: vmware-rpctool: not found\n" in result.stderr
+
+
+def test_the_hosts_checks_come_first(world: World) -> None:
+    world.checks = [
+        CheckView(name="accelerator", status="warning", found="TCG", remedy="Load kvm."),
+        CheckView(name="busybox", status="ok", found="/bin/busybox"),
+    ]
+    text = run(world, "demo", "--micro").stdout
+    assert "warning  accelerator: TCG" in text
+    assert "busybox:" not in text
+    assert world.calls[0][0] == "doctor"
 
 
 def test_proofs() -> None:
