@@ -44,7 +44,7 @@ def configure(settings: Settings) -> None:
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level.upper())
     if settings.log_level != "debug":
-        for noisy in ("uvicorn", "asyncio", "qemu.qmp", "pyroute2"):
+        for noisy in ("uvicorn", "asyncio", "qemu.qmp", "ramet.qmp", "pyroute2"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
