@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from ramet.errors import DeadlineError
+from ramet.errors import DeadlineError, PrivilegeError
 from ramet.hypervisor.plan import QEMU_LOG, LaunchPlan
 from ramet.model.machine import Accelerator, Process
 
@@ -85,11 +85,13 @@ class QemuProcess:
 
         As `user`, with the group of /dev/kvm, when one is given; in a session of its own, so that a Ctrl-C meant for
         the daemon does not end VMs. Raises OSError when the program cannot be started. That it started says little:
-        connect to its monitor, and on failure ask `exit_reason`.
+        connect to its monitor, and on failure ask `exit_reason`. Raises PrivilegeError when that user may not read
+        the library that is to be preloaded: the loader would go on without it, and the VM could never be cloned.
         """
         log = plan.log_dir / QEMU_LOG
         offset = log.stat().st_size if log.exists() else 0
         try:
+            _check_preload(plan, user)
             pid = await asyncio.to_thread(_spawn, plan, user)
         finally:
             plan.close()
@@ -234,6 +236,18 @@ def _spawn(plan: LaunchPlan, user: QemuUser | None) -> int:
         # A core would hold the guest's memory.
         resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
     return pid
+
+
+def _check_preload(plan: LaunchPlan, user: QemuUser | None) -> None:
+    preload = plan.env.get("LD_PRELOAD")
+    if preload is None or user is None:
+        return
+    path = Path(preload)
+    for place, wanted in ((path, 0o4), *((parent, 0o1) for parent in path.parents)):
+        status = place.stat()
+        shift = 6 if status.st_uid == user.uid else 3 if status.st_gid == user.gid else 0
+        if not status.st_mode >> shift & wanted:
+            raise PrivilegeError(f"The user {user.name} may not read {path}.", hint=f"Open {place} to it.")
 
 
 def _kvm_group() -> list[int]:

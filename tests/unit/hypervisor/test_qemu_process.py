@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.unit.hypervisor.plan_kit import open_fds
 
-from ramet.errors import DeadlineError
+from ramet.errors import DeadlineError, PrivilegeError
 from ramet.hypervisor.descriptors import DescriptorTable
 from ramet.hypervisor.plan import LaunchPlan
 from ramet.hypervisor.process import ExitStatus, QemuProcess, QemuUser, boot_id, find_user
@@ -219,6 +219,20 @@ async def test_qemu_is_another_user_with_no_way_back(tmp_path: Path, born: list[
     assert "0" not in status["Groups"].split()
     assert int(status["CapEff"], 16) == 0
     assert (tmp_path / "qemu.log").stat().st_uid == 0
+
+
+async def test_a_library_that_qemus_user_cannot_reach_is_refused(tmp_path: Path) -> None:
+    """The loader would only warn, and run QEMU without it."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    (closed / "vmfork.so").touch(mode=0o755)
+    before = open_fds()
+    plan = shell(tmp_path, "exit 0")
+    plan.table.ram_file(4096)
+    plan.env["LD_PRELOAD"] = str(closed / "vmfork.so")
+    with pytest.raises(PrivilegeError, match=r"The user nobody may not read .*vmfork\.so\. Open "):
+        await QemuProcess.launch(plan, QemuUser("nobody", 65534, 65534))
+    assert open_fds() == before
 
 
 async def test_the_oom_score_is_set_or_the_reason_said(tmp_path: Path, born: list[QemuProcess]) -> None:
