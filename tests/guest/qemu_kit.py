@@ -103,7 +103,9 @@ class Running:
     async def shell(self) -> AsyncIterator[Shell]:
         reader, writer = await asyncio.open_unix_connection(self.run_dir.console)
         try:
-            yield Shell(reader, writer)
+            shell = Shell(reader, writer)
+            await shell.run(":")  # past the shell's own words
+            yield shell
         finally:
             writer.close()
             with contextlib.suppress(OSError):
