@@ -10,8 +10,12 @@ from pathlib import Path
 Progress = Callable[[float, str], None]
 """Called with the percentage done and what is being done now."""
 
-HOST_PACKAGES = ("apt", "dpkg", "e2fsprogs", "fdisk", "grub-common", "grub-pc-bin", "lz4", "mmdebstrap", "zstd")
-"""Debian packages that the builders call on the host. The micro guest needs apt, dpkg and lz4 alone."""
+HOST_PACKAGES = ("apt", "dpkg", "e2fsprogs", "grub-common", "grub-pc-bin", "lz4", "mmdebstrap", "uidmap", "zstd")
+"""Debian packages that the builders call on the host.
+
+The micro guest needs apt, dpkg and lz4 alone (zstd where modules are packed with it); uidmap is for users other than
+root, who build the Debian guest in a user namespace.
+"""
 
 
 @dataclass(frozen=True)

@@ -198,10 +198,10 @@ async def _make_disk(scratch: Path, fs_uuid: str, size_mib: int) -> None:
     tree, disk, enter = scratch / "root", scratch / "disk.img", _become_owner()
     tree.mkdir()
     try:
-        await run(
-            [*enter, "tar", "-x", "-p", "--numeric-owner", "--xattrs", "-C", tree, "-f", scratch / "root.tar"],
-            timeout_s=_UNPACK_S,
-        )
+        # Without device nodes, which a user namespace may not make and the guest's devtmpfs has.
+        unpack: list[str | Path] = [*enter, "tar", "-x", "-p", "--numeric-owner", "--exclude=./dev/*"]
+        unpack += ["--xattrs", "--xattrs-include=*", "-C", tree, "-f", scratch / "root.tar"]
+        await run(unpack, timeout_s=_UNPACK_S)
         await make_file_system(disk, tree, fs_uuid, size_mib, scratch, enter)
     finally:
         await asyncio.shield(run([*enter, "rm", "-rf", tree], timeout_s=_UNPACK_S))
