@@ -25,6 +25,7 @@ from ramet.cli.demo_guest import (
     NAME_KEY,
     PROVE,
     SCRIPT_FILE,
+    SETTLE,
     TOKEN_FILE,
     Proof,
     read_proof,
@@ -46,6 +47,7 @@ SOURCE = "origin"
 SHOWN_CHECKS = ("QEMU", "accelerator", "kernel", "memory")
 BOOT_S = 240.0
 ANSWER_S = 60.0
+SETTLE_S = 75.0
 FREEZE_S = 60.0
 CANCEL_S = 30.0
 PAUSE_S = 0.05
@@ -147,8 +149,18 @@ class Show:
         self._wait_for_answer(SOURCE, BOOT_S)
         self.births.append(Birth(SOURCE, "boot", None, None, self._ms(started)))
         self._tell(f"It booted and answers after {self._since(started)}.")
+        self._settle_down()
         self._typed(f"ramet vm exec {SOURCE} -- sh -c 'echo {self.token} > {TOKEN_FILE}'")
         self._shell(SOURCE, f"echo {self.token} > {TOKEN_FILE}")
+
+    def _settle_down(self) -> None:
+        """A guest whose services are still starting would start them in every clone at the same time."""
+        if self.plan.micro:
+            return
+        started = self.clock()
+        self._typed(f"ramet vm exec {SOURCE} -- {SETTLE}")
+        self._shell(SOURCE, f"timeout {ANSWER_S:.0f} {SETTLE} || :", SETTLE_S)
+        self._tell(f"Its last service has started {self._since(started)} later.")
 
     def _live_clones(self) -> None:
         self._scene("Clone it while it runs")
@@ -273,9 +285,9 @@ class Show:
             self.wrong.append(f"The script in {birth.name} did not go on, or saw {proof.script!r}.")
         return proof
 
-    def _shell(self, name: str, command: str) -> str:
+    def _shell(self, name: str, command: str, timeout_s: float = ANSWER_S) -> str:
         """Standard output of a shell command in the guest; raises GuestError when it fails."""
-        result = self.client.exec_in_vm(name, Exec(argv=("/bin/sh", "-c", command), timeout_s=ANSWER_S))
+        result = self.client.exec_in_vm(name, Exec(argv=("/bin/sh", "-c", command), timeout_s=timeout_s))
         if result.exit_code != 0:
             said = b64decode(result.stderr_base64).decode(errors="replace").strip()
             raise GuestError(f"A command in {name} failed with {result.exit_code}: {said or command}.")

@@ -9,6 +9,7 @@ TOKEN_FILE = "/dev/shm/demo-token"
 """In RAM: a tmpfs."""
 
 SCRIPT_FILE = "/dev/shm/demo-script"
+SETTLE = "systemctl is-system-running --wait"
 FREEZE_FILE = "/root/freeze.sh"
 FREEZE_LOG = "/dev/shm/demo-freeze.log"
 FREEZE_COMMAND = f"sh {FREEZE_FILE} < /dev/null > {FREEZE_LOG} 2>&1 &"

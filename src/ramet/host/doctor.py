@@ -132,19 +132,20 @@ def check_library(facts: Facts) -> CheckView:
 
 
 def check_accelerator(facts: Facts) -> CheckView:
-    why = f": {facts.accelerator_reason}" if facts.accelerator_reason else ""
+    reason = f": {facts.accelerator_reason}" if facts.accelerator_reason else ""
     if facts.accelerator == "kvm":
-        return _ok("accelerator", f"KVM{why or ', proven by booting a guest'}")
-    if facts.accelerator == "tcg" and facts.kvm_opens:
-        text = f"/dev/kvm opens but does not run guests{why}"
-        return _warning("accelerator", text, "Software emulation (TCG) is used. Often the host is a VM itself.")
+        return _ok("accelerator", f"KVM{reason}")
     if facts.accelerator is None and facts.kvm_opens:
-        return _warning("accelerator", "/dev/kvm opens; not probed yet", "The probe runs when the daemon starts.")
-    if facts.kvm_present:
-        return _warning("accelerator", f"TCG: /dev/kvm may not be opened{why}", "Add this user to the group kvm.")
-    return _warning(
-        "accelerator", f"TCG: there is no /dev/kvm{why}", "Guests run, more slowly. Load kvm_intel or kvm_amd."
-    )
+        return _warning(
+            "accelerator", "/dev/kvm opens; not tried with a guest yet", "The daemon tries it when it must."
+        )
+    if facts.kvm_opens:
+        remedy = "Guests are emulated in software, which is slower. Often such a host is a VM itself."
+    elif facts.kvm_present:
+        remedy = "Guests are emulated in software, which is slower. Add this user to the group kvm."
+    else:
+        remedy = "Guests are emulated in software, which is slower. Load kvm_intel or kvm_amd."
+    return _warning("accelerator", f"TCG{reason}", remedy)
 
 
 def check_guest_kernel(facts: Facts) -> CheckView:

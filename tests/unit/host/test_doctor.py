@@ -59,7 +59,7 @@ def test_a_good_host_has_nothing_to_remedy() -> None:
         ({"qemu_static": True}, "QEMU", "missing", "preloaded"),
         ({"library_problem": "The fork library was not built."}, "fork library", "missing", "gcc"),
         ({"preload_error": "wrong ELF class"}, "fork library", "missing", "Build"),
-        ({"accelerator": "tcg", "accelerator_reason": "the guest hung"}, "accelerator", "warning", "TCG"),
+        ({"accelerator": "tcg", "accelerator_reason": "the guest hung"}, "accelerator", "warning", "software"),
         ({"accelerator": None}, "accelerator", "warning", "daemon"),
         ({"accelerator": "tcg", "kvm_opens": False}, "accelerator", "warning", "group kvm"),
         ({"accelerator": "tcg", "kvm_opens": False, "kvm_present": False}, "accelerator", "warning", "kvm_intel"),
