@@ -7,8 +7,6 @@ stand beside the daemon's own, because systemd could not start a service again i
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,11 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CONTROLLERS = ("cpu", "pids", "memory")
-
-PIDS_LIMIT = 1024
-"""Threads of one VM: QEMU has one per processor, up to 64 for its disks, and a few more."""
-
-_log = logging.getLogger(__name__)
 
 _PERIOD_US = 100_000
 _MIN_QUOTA_US = 1_000
@@ -40,53 +33,6 @@ class CgroupHost:
 
     def group(self, lineage_id: str, vm_id: str) -> VmGroup:
         return VmGroup(self, lineage_id, vm_id)
-
-
-class Cgroups:
-    """The groups of this host's VMs. Methods never raise: what cannot be done is logged once, and is in `problems`."""
-
-    def __init__(self, host: CgroupHost) -> None:
-        self.host = host
-        self.problems: dict[str, None] = dict.fromkeys(host.problems)
-
-    @classmethod
-    def detect(cls, state_dir: Path) -> Cgroups:
-        """`state_dir` tells the groups of two daemons on one host apart."""
-        digest = hashlib.sha256(os.fsencode(state_dir.resolve())).hexdigest()[:8]
-        return cls(detect(f"ramet-{digest}"))
-
-    def place(self, vm_id: str, lineage_id: str, pid: int, cpu_limit_percent: int | None = None) -> None:
-        """Put a VM's process into the VM's group, made if need be, under its limits."""
-        group = self.host.group(lineage_id, vm_id)
-        self._note(group.create() or group.add(pid))
-        self._note(group.set_pids_limit(PIDS_LIMIT))
-        if cpu_limit_percent is not None:
-            self._note(group.set_cpu_limit(cpu_limit_percent))
-
-    def limit_cpu(self, vm_id: str, lineage_id: str, percent: int | None) -> None:
-        """Change the limit of a VM that runs; None lifts it."""
-        self._note(self.host.group(lineage_id, vm_id).set_cpu_limit(percent))
-
-    def limit_lineage_memory(self, lineage_id: str, limit_bytes: int | None) -> None:
-        """A hard limit on the memory of a family with at least one VM that runs."""
-        self._note(self.host.group(lineage_id, "").set_lineage_memory_limit(limit_bytes))
-
-    def remove(self, vm_id: str) -> None:
-        """Remove the groups of a VM that has ended, and its family's with its last VM."""
-        for base, _ in dict.fromkeys(self.host.bases.values()):
-            for directory in base.glob(f"lineage-*/vm-{vm_id}"):
-                self._note(_remove(directory))
-
-    def close(self) -> None:
-        """Remove the directory of all groups, if there are none in it: call it at the daemon's end."""
-        for base, _ in dict.fromkeys(self.host.bases.values()):
-            with suppress(OSError):
-                base.rmdir()
-
-    def _note(self, problem: str | None) -> None:
-        if problem is not None and problem not in self.problems:
-            self.problems[problem] = None
-            _log.warning("control groups: %s", problem)
 
 
 class VmGroup:

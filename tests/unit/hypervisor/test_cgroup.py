@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from ramet.hypervisor.cgroup import CONTROLLERS, CgroupHost, Cgroups, detect
+from ramet.hypervisor.cgroup import CONTROLLERS, CgroupHost, detect
 
 
 def v1(directory: Path, *controllers: str) -> list[str]:
@@ -100,41 +99,23 @@ def test_limits_are_written_in_each_dialect(tmp_path: Path) -> None:
     assert (there / "unified/ramet/lineage-line/memory.max").read_text() == "max"
 
 
-def test_what_cannot_be_done_is_said_once_and_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    groups = Cgroups(look(tmp_path, []))
-    groups.place("vm", "line", 1, 50)
-    groups.place("vm2", "line", 1, 50)
-    groups.remove("vm")
-    assert list(groups.problems) == [f"{c}: control groups are not mounted" for c in CONTROLLERS]
-    assert caplog.records == []
-
-
-def test_groups_on_this_host(tmp_path: Path) -> None:
+def test_groups_on_this_host() -> None:
     """For real, as far as this host lets us: limits that are set are the kernel's, and nothing stays."""
-    groups = Cgroups.detect(tmp_path)
-    if not groups.host.bases:
-        pytest.skip("; ".join(groups.host.problems))
+    host = detect("ramet-test")
+    if not host.bases:
+        pytest.skip("; ".join(host.problems))
+    group = host.group("line1", "vm1")
     child = subprocess.Popen(["sleep", "1000"])
     try:
-        groups.place("vm1", "line1", child.pid, 50)
-        member = Path(f"/proc/{child.pid}/cgroup").read_text()
-        assert "/lineage-line1/vm-vm1" in member
-        groups.remove("vm1")
-        assert any("cannot be removed" in problem for problem in groups.problems)
+        assert group.create() is None
+        assert group.add(child.pid) is None
+        for controller, limit in (("cpu", group.set_cpu_limit(50)), ("pids", group.set_pids_limit(100))):
+            assert (limit is None) is (controller in host.bases)
+        assert "/ramet-test/lineage-line1/vm-vm1" in Path(f"/proc/{child.pid}/cgroup").read_text()
+        assert "cannot be removed" in (group.remove() or "")
     finally:
         child.kill()
         child.wait()
-        groups.remove("vm1")
-        groups.close()
-    assert not any(base.exists() for base, _ in groups.host.bases.values())
-
-
-def test_two_state_directories_have_groups_of_their_own(tmp_path: Path) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("only root makes groups at the top")
-    one, two = Cgroups.detect(tmp_path / "one"), Cgroups.detect(tmp_path / "two")
-    try:
-        assert not set(one.host.bases.values()) & set(two.host.bases.values())
-    finally:
-        one.close()
-        two.close()
+        assert group.remove() is None
+        for base, _ in dict.fromkeys(host.bases.values()):
+            base.rmdir()
