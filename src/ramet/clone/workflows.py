@@ -29,6 +29,7 @@ from ramet.machine.live import LiveMachine
 from ramet.machine.steps import reach
 from ramet.model.machine import Moment
 from ramet.model.units import new_id
+from ramet.model.views import CloneTimings
 
 Adopt = Callable[[LiveMachine], Awaitable[None]]
 """Called with a clone's LiveMachine when its record is about to be needed: the host takes it into the inventory."""
@@ -239,12 +240,13 @@ async def _discard_all(seedlings: Sequence[Seedling]) -> None:
 
 
 def _note_times(seedling: Seedling, order: Order, prepare_ms: float, stun_ms: float) -> None:
-    seedling.timings = seedling.timings.changed(
-        check=round(order.check_ms, 2),
-        prepare=round(prepare_ms, 2),
-        stun=round(stun_ms, 2),
-        total=round((seedling.running_at - order.accepted_at) * 1000, 2),
-    )
+    times = seedling.timings.model_dump() | {
+        "check": order.check_ms,
+        "prepare": prepare_ms,
+        "stun": stun_ms,
+        "total": (seedling.running_at - order.accepted_at) * 1000,
+    }
+    seedling.timings = CloneTimings.model_validate({name: round(value, 2) for name, value in times.items()})
 
 
 def _detail(live: LiveMachine, order: Order, moment_id: str | None) -> dict[str, object]:
