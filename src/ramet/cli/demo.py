@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ramet.cli import render
 from ramet.cli.demo_guest import (
     FREEZE_COMMAND,
     FREEZE_FILE,
@@ -31,7 +32,7 @@ from ramet.cli.demo_guest import (
     read_proof,
 )
 from ramet.cli.demo_stage import own_stage
-from ramet.cli.output import Cell, Column, Output, millis, size, state_cell
+from ramet.cli.output import Cell, Column, Output, millis, size
 from ramet.cli.progress import follow, succeed
 from ramet.cli.session import Session
 from ramet.errors import DeadlineError, GuestError, NotFoundError, RametError
@@ -123,9 +124,9 @@ class Show:
     def _host(self) -> None:
         """Also so that looking for a working accelerator, which is done once, is not counted as the guest's boot."""
         self._scene("This host", "ramet doctor")
-        for check in self.client.doctor():
-            if check.status != "ok" or check.name in SHOWN_CHECKS:
-                self.out.say("  ", state_cell(check.status), f"  {check.name}: {check.found}")
+        checks = [check for check in self.client.doctor() if check.status != "ok" or check.name in SHOWN_CHECKS]
+        if not self.out.as_json and not self.out.quiet:
+            render.checks(self.out, checks, indent=2)
 
     def _image(self) -> None:
         self._scene("An image", f"ramet image build {self.plan.image}")

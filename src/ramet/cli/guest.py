@@ -181,7 +181,9 @@ def console(
         session.out.raw(scrollback)
         with bridge.raw_terminal(sys.stdin.fileno()):
             bridge.stdio(stream, sys.stdin.fileno(), sys.stdout.fileno(), bridge.escape_at(ESCAPE))
-    session.out.note("\nConsole left." if session.out.terminal else "Console left.")
+    if session.out.terminal:
+        session.out.raw(b"\n", error=True)  # the guest's line ends here
+    session.out.note("Console left.")
 
 
 def screenshot(

@@ -139,6 +139,21 @@ class Output:
         else:
             self._plain_table(columns, body)
 
+    def grid(self, rows: Sequence[Sequence[Sequence[Cell | str]]], *, indent: int = 0) -> None:
+        """Aligned cells without titles; on a terminal the last one wraps inside its column. A newline goes on there."""
+        cells = [[_cells(cell) for cell in row] for row in rows]
+        if self.terminal:
+            self._rich_grid(cells, indent)
+            return
+        widths = [
+            max((len(_plain(row[i])) for row in cells), default=0) for i in range(len(cells[0]) - 1 if cells else 0)
+        ]
+        margin = "\n" + " " * (indent + sum(widths) + 2 * len(widths))
+        for row in cells:
+            lead = "  ".join(_plain(cell).ljust(width) for cell, width in zip(row, widths, strict=False))
+            last = "\n".join(clean(line) for line in "".join(cell.text for cell in row[-1]).split("\n"))
+            self._write(" " * indent + lead + "  " + last.replace("\n", margin))
+
     def facts(self, pairs: Iterable[tuple[str, Sequence[Cell | str] | Cell | str]], *, indent: int = 0) -> None:
         """Aligned ``label  value`` lines; pairs with an empty value are left out."""
         known = [(label, _cells(value)) for label, value in pairs]
@@ -234,6 +249,15 @@ class Output:
             table.add_row(*(_text([cell]) for cell in row))
         self.console().print(table)
 
+    def _rich_grid(self, rows: list[list[list[Cell]]], indent: int) -> None:
+        from rich.padding import Padding
+        from rich.table import Table
+
+        table = Table.grid(padding=(0, 2, 0, 0))
+        for row in rows:
+            table.add_row(*(_text(cell, lines=True) for cell in row))
+        self.console().print(Padding(table, (0, 0, 0, indent)))
+
     def _plain_table(self, columns: Sequence[Column], rows: list[list[Cell]]) -> None:
         texts = [[column.title.upper() for column in columns], *([clean(c.text) or "-" for c in row] for row in rows)]
         widths = [max(len(row[i]) for row in texts) for i in range(len(columns))]
@@ -249,12 +273,17 @@ def is_terminal(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
-def _text(cells: Iterable[Cell]) -> Any:
+def _plain(cells: Iterable[Cell]) -> str:
+    return "".join(clean(cell.text) for cell in cells)
+
+
+def _text(cells: Iterable[Cell], *, lines: bool = False) -> Any:
     from rich.text import Text
 
     text = Text()
     for cell in cells:
-        text.append(clean(cell.text), style=cell.style)
+        cleaned = "\n".join(map(clean, cell.text.split("\n"))) if lines else clean(cell.text)
+        text.append(cleaned, style=cell.style)
     return text
 
 

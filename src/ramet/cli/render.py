@@ -330,14 +330,14 @@ def event(out: Output, item: Event) -> None:
     )
 
 
-def checks(out: Output, items: Sequence[CheckView]) -> None:
+def checks(out: Output, items: Sequence[CheckView], *, indent: int = 0) -> None:
     """One line a check, and what to do below those that are not well."""
-    width = max((len(item.name) for item in items), default=0)
-    for item in items:
-        label = Cell(item.status.ljust(7), state_cell(item.status).style)
-        out.line(label, "  ", Cell(item.name.ljust(width), "bold"), "  ", item.found)
-        if item.remedy and item.status != "ok":
-            out.line(" " * (9 + width + 2), Cell(f"→ {item.remedy}" if out.terminal else f"-> {item.remedy}", "cyan"))
+    out.grid([_check(item, "→" if out.terminal else "->") for item in items], indent=indent)
+
+
+def _check(item: CheckView, arrow: str) -> tuple[Sequence[Cell | str], ...]:
+    remedy = [Cell(f"\n{arrow} {item.remedy}", "cyan")] if item.remedy and item.status != "ok" else []
+    return ([state_cell(item.status)], [Cell(item.name, "bold")], [item.found, *remedy])
 
 
 def host(out: Output, view: HostView) -> None:

@@ -117,9 +117,9 @@ class Session:
         for kind, name in self.named:
             if name in error.message:
                 near = get_close_matches(name, self._names(kind), n=3)
-                if near:
-                    guess = f"Did you mean {' or '.join(repr(n) for n in near)}?"
-                    error.hint = guess if not error.hint or "Did you mean" in error.hint else f"{guess} {error.hint}"
+                guess = f"Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+                said = error.hint if error.hint and "Did you mean" not in error.hint else f"See 'ramet {kind} ls'."
+                error.hint = f"{guess} {said}".strip()
                 return
 
     def _names(self, kind: str) -> list[str]:

@@ -268,8 +268,8 @@ def test_the_hosts_checks_come_first(world: World) -> None:
         CheckView(name="busybox", status="ok", found="/bin/busybox"),
     ]
     text = run(world, "demo", "--micro").stdout
-    assert "warning  accelerator: TCG" in text
-    assert "busybox:" not in text
+    assert "warning  accelerator  TCG\n                        -> Load kvm.\n" in text
+    assert "busybox" not in text
     assert world.calls[0][0] == "doctor"
 
 

@@ -168,7 +168,7 @@ def test_doctor_fails_when_something_is_missing(client: FakeClient) -> None:
 def test_doctor_selftest(client: FakeClient) -> None:
     result = run(client, "doctor", "--selftest")
     assert client.asked("selftest") == [()]
-    assert "ok       live clone  checksums are equal\n" in result.stdout
+    assert "ok  live clone  checksums are equal\n" in result.stdout
 
 
 def test_doctor_works_where_no_daemon_starts(client: FakeClient) -> None:

@@ -78,6 +78,19 @@ def test_trees_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert stdout.getvalue() == "a\n├─ b\n│  └─ c\n└─ d\n"
 
 
+def test_grids_go_on_below_their_last_column() -> None:
+    out, stdout, _ = output()
+    out.grid([(["a"], ["bb"], ["x\ny\x1b"]), (["ccc"], ["d"], ["z"])], indent=1)
+    assert stdout.getvalue() == " a    bb  x\n          y\\x1b\n ccc  d   z\n"
+    out.grid([])
+
+
+def test_grids_wrap_inside_their_last_column_on_a_terminal() -> None:
+    out, stdout, _ = output(terminal=True, width=20)
+    out.grid([(["a"], ["word " * 6])])
+    assert [line.rstrip() for line in stdout.getvalue().splitlines()] == ["a  word word word", "   word word word"]
+
+
 def test_json_is_data_and_nothing_else() -> None:
     out, stdout, stderr = output(as_json=True)
     out.say("done")
