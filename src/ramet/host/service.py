@@ -33,6 +33,7 @@ from ramet.host.vms import VmDesk
 from ramet.hypervisor import cgroup
 from ramet.hypervisor.accelerator import AcceleratorReport, probe
 from ramet.hypervisor.fork import install_native, library_problem
+from ramet.hypervisor.plan import EVENT_LOG, QEMU_LOG
 from ramet.hypervisor.process import QemuUser, find_user
 from ramet.hypervisor.stun_client import StunHelper
 from ramet.hypervisor.version import Qemu, find_qemu
@@ -162,7 +163,8 @@ class Host:
         paths = self._floor.rooms.paths
         for vm_id in list(self._floor.machines):
             yield paths.console_log(vm_id), self.settings.console_quota_bytes
-            yield paths.vm(vm_id) / "qemu.log", self.settings.log_quota_bytes
+            for name in (QEMU_LOG, EVENT_LOG):
+                yield paths.vm(vm_id) / name, self.settings.log_quota_bytes
 
     def _name_of(self, vm_id: str) -> str:
         live = self._floor.machines.get(vm_id)

@@ -184,4 +184,4 @@ def _wire_log() -> logging.Logger:
 
 
 def _is_traffic(record: logging.LogRecord) -> bool:
-    return record.levelno <= logging.INFO
+    return record.levelno < logging.INFO
