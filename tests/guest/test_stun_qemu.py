@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
@@ -23,7 +22,7 @@ from ramet.errors import ForkError, QemuError, RametError, StateError, StunTooLo
 from ramet.hypervisor.devicestate import parse, replace_macs
 from ramet.hypervisor.fork import ForkClient, ForkReply
 from ramet.hypervisor.stun_client import StunHelper, release
-from ramet.hypervisor.stun_link import HelperLostError, _spawn
+from ramet.hypervisor.stun_link import HelperLostError, spawn
 from ramet.hypervisor.stun_plan import PristineCheck, SnapshotStep, StunPlan, StunResult
 from ramet.hypervisor.stun_wire import send
 from ramet.memory.ledger import find_ram, guest_memory, parse_smaps
@@ -285,11 +284,14 @@ def test_the_helper_is_killed(
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_daemon_dies(source: Machine, wire: Wire, state: int, directory: Path, command: str, moment: str) -> None:
-    ours, theirs = socket.socketpair()
-    with theirs:
-        process = _spawn(theirs.fileno(), directory / "helper.log")
+    process, ours, records = spawn(directory / "helper.log")
+
+    def die() -> None:
+        ours.close()
+        records.close()
+
     step = source.add_overlay(Top.node)
-    getattr(wire, moment)[command] = ours.close
+    getattr(wire, moment)[command] = die
     try:
         with Machine(directory, f"kid-{command}-{moment}2").request() as request:
             message, fds = plan(source, state, snapshots=(step,), forks=(request,)).to_wire()
@@ -298,7 +300,7 @@ def test_the_daemon_dies(source: Machine, wire: Wire, state: int, directory: Pat
     finally:
         process.kill()
         process.wait()
-        ours.close()
+        die()
     Top.node = in_force(source)
     assert children_left(directory) == []
 

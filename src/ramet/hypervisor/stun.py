@@ -1,6 +1,9 @@
 """The stun helper: one small process a host that stops a VM, takes its state, forks it, and lets it run on.
 
-    python -m ramet.hypervisor.stun --fd N      (N: its end of a socketpair with the daemon)
+    python -m ramet.hypervisor.stun --fd N --record-fd M
+
+N is its end of a socketpair with the daemon. M is another, for records: what the daemon must be able to know when the
+helper is killed, but need not wake up for in the middle of a stun. It reads them when a stun has ended, however it did.
 
 It is apart from the daemon so that a stun is never longer for the daemon's other work, and so that a dead daemon leaves
 no VM stopped. The dead man's rule: when the daemon's connection ends, a step fails, or the bound passes, the source is
@@ -26,6 +29,7 @@ from ramet.hypervisor.stun_plan import StunPlan
 from ramet.hypervisor.stun_sequence import StunSequence
 from ramet.hypervisor.stun_wire import FrameDecoder, Message, receive, send
 
+_RECORDS: Final = frozenset({"began", "forked"})
 _SEND_TIMEOUT_S: Final = 5.0
 _GIL_SWITCH_S: Final = 0.0005  # the default of 5 ms would be a third of a stun when two VMs are stunned at once
 _NICENESS: Final = -5
@@ -34,8 +38,9 @@ _NICENESS: Final = -5
 class Helper:
     """Reads plans from the daemon and runs each in a thread of its own, until the connection ends or it is told to."""
 
-    def __init__(self, daemon: socket.socket) -> None:
+    def __init__(self, daemon: socket.socket, records: socket.socket) -> None:
         self._daemon = daemon
+        self._records = records
         self._sending = threading.Lock()
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._threads: list[threading.Thread] = []
@@ -57,8 +62,9 @@ class Helper:
 
     def tell(self, message: Message, fds: Sequence[int] = ()) -> None:
         """Send one message to the daemon. Raises OSError when it is gone or does not read."""
+        to = self._records if message["what"] in _RECORDS else self._daemon
         with self._sending:
-            send(self._daemon, message, fds, timeout_s=_SEND_TIMEOUT_S)
+            send(to, message, fds, timeout_s=_SEND_TIMEOUT_S)
 
     def _read_plans(self, decoder: FrameDecoder) -> None:
         poller = select.poll()
@@ -90,7 +96,7 @@ class Helper:
         except RametError as exc:
             self._tell_failure(number, exc)
         except Exception as exc:
-            self._tell_failure(number, InternalError(f"The stun helper has a bug: {exc!r}.", restored=True))
+            self._tell_failure(number, InternalError(f"The stun helper has a bug: {exc!r}.", restored=False))
             raise
         finally:
             for fd in fds:
@@ -104,15 +110,17 @@ class Helper:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="The stun helper. The daemon starts it.")
     parser.add_argument("--fd", type=int, required=True, help="descriptor of the socket to the daemon")
+    parser.add_argument("--record-fd", type=int, required=True, help="descriptor of the socket for records")
     options = parser.parse_args(argv)
     gc.disable()
     gc.freeze()
     sys.setswitchinterval(_GIL_SWITCH_S)
     with contextlib.suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
-    with socket.socket(fileno=options.fd) as daemon:
+    with socket.socket(fileno=options.fd) as daemon, socket.socket(fileno=options.record_fd) as records:
         daemon.setblocking(False)
-        helper = Helper(daemon)
+        records.setblocking(False)
+        helper = Helper(daemon, records)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's ^C is for the daemon, which ends us in order
         signal.signal(signal.SIGTERM, lambda *_: helper.stop())
         helper.run()

@@ -68,7 +68,8 @@ class StunHelper:
         """Run `plan`; `on_stopped` is called once the source has stopped: QEMU then writes no more to its sockets.
 
         Raises QemuError, ForkError, StunTooLongError, StateError, TaskCancelledError, DeadlineError or InternalError
-        with the fields `step`, `reason`, `restored`, `status` and `snapshotted`. No child of a failed stun is left.
+        with the fields `step`, `reason`, `restored`, `status`, `snapshotted` ([active, overlay] pairs in force) and
+        `disks_known` (else QEMU has to be asked for those). No child of a failed stun is left.
 
         Cancelled, it waits for the stun's end, undoes it (its children are ended, a held source is released) and only
         then raises CancelledError; snapshots stay in force. Whoever has to record them shields the call.
@@ -121,11 +122,8 @@ class StunHelper:
         return HelperLostError(
             "The stun helper ended in the middle of a stun.",
             hint=None if recovery.restored else f"The source could not be resumed: {recovery.status}",
-            step="helper",
             reason="helper-lost",
-            restored=recovery.restored,
-            status=recovery.status,
-            snapshotted=[[step.active, step.overlay] for step in recovery.snapshotted],
+            **stun_restore.recovery_fields("helper", recovery),
         )
 
     async def _take_back(self, plan: StunPlan, result: StunResult) -> None:

@@ -44,11 +44,13 @@ class Job:
 class Link:
     """Made by `start`; dead once the helper closed its end. `end` reaps the process either way, and must be called."""
 
-    def __init__(self, process: subprocess.Popen[bytes], sock: socket.socket) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], sock: socket.socket, records: socket.socket) -> None:
         self.alive = True
         self._process = process
         self._socket = sock
+        self._records = records
         self._decoder = FrameDecoder()
+        self._record_decoder = FrameDecoder()
         self._ids = itertools.count(1)
         self._jobs: dict[int, Job] = {}
         self._outbox: deque[tuple[memoryview, Sequence[int]]] = deque()
@@ -59,15 +61,8 @@ class Link:
     @classmethod
     async def start(cls, log_path: Path | None) -> Self:
         """Start a helper and wait until it is ready. Raises InternalError when it does not come up."""
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        try:
-            with theirs:
-                process = await asyncio.to_thread(_spawn, theirs.fileno(), log_path)
-        except BaseException:
-            ours.close()
-            raise
-        link = cls(process, ours)
+        process, sock, records = await asyncio.to_thread(spawn, log_path)
+        link = cls(process, sock, records)
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
                 await link._ready
@@ -130,10 +125,7 @@ class Link:
 
     def _on_readable(self) -> None:
         while self.alive:
-            try:
-                messages = receive(self._socket, self._decoder)
-            except RametError:
-                messages = None
+            messages = _received(self._socket, self._decoder)
             if messages is None:
                 self._lost()
                 return
@@ -146,18 +138,28 @@ class Link:
         what, job = message.get("what"), self._jobs.get(message.get("id", 0))
         if what == "ready" and not self._ready.done():
             self._ready.set_result(None)
-        elif job is None:
-            pass
-        elif what == "began":
-            job.status_before = message["status"]
-        elif what == "stopped":
+        elif what == "stopped" and job is not None:
             self._tell_stopped(job)
-        elif what == "forked" and fds:
-            job.forks.append(ForkReply(message["pid"], fds.pop(), message["fork_ms"]))
-        elif what in ("done", "failed"):
+        elif what in ("done", "failed") and job is not None:
+            self._read_records()
             del self._jobs[message["id"]]
             if not job.ended.done():
                 job.ended.set_result(message)
+        for fd in fds:
+            os.close(fd)
+
+    def _read_records(self) -> None:
+        """Nobody waits for records: they are read when a stun has ended, or the helper has."""
+        while messages := _received(self._records, self._record_decoder):
+            for message, fds in messages:
+                self._note(message, fds)
+
+    def _note(self, message: Message, fds: list[int]) -> None:
+        what, job = message.get("what"), self._jobs.get(message.get("id", 0))
+        if what == "began" and job is not None:
+            job.status_before = message["status"]
+        elif what == "forked" and job is not None and fds:
+            job.forks.append(ForkReply(message["pid"], fds.pop(), message["fork_ms"]))
         for fd in fds:
             os.close(fd)
 
@@ -173,8 +175,10 @@ class Link:
         self.alive = False
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)
-        self._socket.close()
-        self._decoder.close()
+        self._read_records()
+        for sock, decoder in ((self._socket, self._decoder), (self._records, self._record_decoder)):
+            sock.close()
+            decoder.close()
         _fail(self._ready)
         for job in self._jobs.values():
             _fail(job.ended)
@@ -187,21 +191,41 @@ def _fail(future: asyncio.Future[Any]) -> None:
         future.exception()  # looked at here, so that one without a waiter is no warning
 
 
-def _spawn(fd: int, log_path: Path | None) -> subprocess.Popen[bytes]:
-    """Without site-packages and the working directory on its path: the helper needs the standard library and us."""
+def _received(sock: socket.socket, decoder: FrameDecoder) -> list[tuple[Message, list[int]]] | None:
+    """Whatever is there; None when nothing more will come, or only nonsense."""
+    try:
+        return receive(sock, decoder)
+    except RametError:
+        return None
+
+
+def spawn(log_path: Path | None) -> tuple[subprocess.Popen[bytes], socket.socket, socket.socket]:
+    """Start a helper: its process, and our ends of the socket for messages and of the one for records.
+
+    Without site-packages and the working directory on its path: it needs the standard library and us.
+    """
     package = Path(ramet.__file__).parent.parent
-    argv = [sys.executable, "-S", "-P", "-m", "ramet.hypervisor.stun", "--fd", str(fd)]
+    argv = [sys.executable, "-S", "-P", "-m", "ramet.hypervisor.stun"]
     env = {"PYTHONPATH": os.fspath(package), "PATH": os.defpath}
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as always, contextlib.ExitStack() as on_failure:
         log: IO[bytes] | int = subprocess.DEVNULL
         if log_path is not None:
-            log = stack.enter_context(open(log_path, "ab"))
-        return subprocess.Popen(
-            argv,
+            log = always.enter_context(open(log_path, "ab"))
+        (ours, theirs), (records, its_records) = socket.socketpair(), socket.socketpair()
+        for sock in (theirs, its_records):
+            always.enter_context(sock)
+        for sock in (ours, records):
+            on_failure.enter_context(sock)
+            sock.setblocking(False)
+        fds = [theirs.fileno(), its_records.fileno()]
+        process = subprocess.Popen(
+            [*argv, "--fd", str(fds[0]), "--record-fd", str(fds[1])],
             env=env,
-            pass_fds=[fd],
+            pass_fds=fds,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log,
             start_new_session=True,
         )
+        on_failure.pop_all()
+        return process, ours, records

@@ -23,7 +23,11 @@ NO_WAKE: Final = -1
 
 
 class MonitorLostError(QemuError):
-    """The connection ended: QEMU died, or dropped us."""
+    """The connection ended, or is of no use any more: QEMU died, or dropped us, or talks nonsense."""
+
+
+class MonitorAbsentError(MonitorLostError):
+    """Nobody listens: QEMU is gone."""
 
 
 class Monitor:
@@ -33,7 +37,7 @@ class Monitor:
         """Connect and negotiate. `deadline` (monotonic seconds) bounds every wait until it is changed; when `wake_fd`
         becomes readable every wait ends with TaskCancelledError.
 
-        Raises MonitorLostError when nobody listens, DeadlineError.
+        Raises MonitorAbsentError when nobody listens, DeadlineError.
         """
         self.path = path
         self.deadline = deadline
@@ -57,7 +61,7 @@ class Monitor:
         except TimeoutError as exc:
             raise DeadlineError("QEMU's monitor does not take the connection.") from exc
         except OSError as exc:
-            raise MonitorLostError(f"QEMU's monitor cannot be reached: {exc.strerror}.") from exc
+            raise MonitorAbsentError(f"QEMU's monitor cannot be reached: {exc.strerror}.") from exc
         self._socket.setblocking(False)
         while "QMP" not in self._read_message():
             pass
@@ -95,8 +99,8 @@ class Monitor:
             self._keep_reply(self._read_message())
         message = self._replies.pop(number)
         if "error" in message:
-            error = message["error"]
-            raise QemuError(f"QEMU refused: {error.get('desc', error)}.", error_class=error.get("class"))
+            error = message["error"] if isinstance(message["error"], dict) else {}
+            raise QemuError(f"QEMU refused: {error.get('desc')}.", error_class=error.get("class"))
         return message.get("return")
 
     def call(self, command: str, **arguments: Any) -> Any:
@@ -127,17 +131,18 @@ class Monitor:
         del self._buffer[: end + 1]
         try:
             message = json.loads(line)
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             raise MonitorLostError("QEMU's monitor answered nonsense.") from exc
         if not isinstance(message, dict):
-            return {}
-        if message.get("event") == "MIGRATION":
-            self._migration = message["data"]["status"]
+            raise MonitorLostError("QEMU's monitor answered nonsense.")
+        if message.get("event") == "MIGRATION" and isinstance(data := message.get("data"), dict):
+            self._migration = str(data.get("status"))
         return message
 
     def _keep_reply(self, message: dict[str, Any]) -> None:
-        if isinstance(message.get("id"), int):
-            self._replies[message["id"]] = message
+        number = message.get("id")
+        if isinstance(number, int) and 0 < number <= self._last_id:
+            self._replies[number] = message
 
     def _fill(self) -> None:
         self._wait(select.POLLIN)

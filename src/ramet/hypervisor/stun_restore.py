@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ramet.errors import QemuError, RametError
-from ramet.hypervisor.stun_monitor import NO_WAKE, Monitor, MonitorLostError
+from ramet.errors import QemuError
+from ramet.hypervisor.stun_monitor import NO_WAKE, Monitor, MonitorAbsentError, MonitorLostError
 from ramet.hypervisor.stun_plan import SnapshotStep
 
 _STOPPED_BY_A_STUN: Final = frozenset({"paused", "postmigrate"})
 _MIGRATION_ENDED: Final = frozenset({None, "none", "completed", "failed", "cancelled"})
 _LOOK_AGAIN_S: Final = 0.002
+_CONNECTIONS: Final = 3
 
 
 def resume(monitor: Monitor) -> str:
@@ -60,31 +61,59 @@ def find_snapshotted(monitor: Monitor, steps: Sequence[SnapshotStep]) -> tuple[S
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """What became of a source: is it what it was before, which of its disks moved on, and its state or the reason."""
+    """What became of a source.
+
+    `restored`: it is what it was before. `snapshotted`: the disks that moved on to their overlays. Those are only
+    believed when `disks_known`; a QEMU that does not answer has to be asked again. `status`: its state, or the reason.
+    """
 
     restored: bool
     snapshotted: tuple[SnapshotStep, ...]
     status: str
+    disks_known: bool = True
+
+
+def recovery_fields(step: str, recovery: Recovery) -> dict[str, Any]:
+    """How an error tells of it."""
+    return {
+        "step": step,
+        "restored": recovery.restored,
+        "status": recovery.status,
+        "snapshotted": [[pair.active, pair.overlay] for pair in recovery.snapshotted],
+        "disks_known": recovery.disks_known,
+    }
 
 
 def recover_on(monitor: Monitor, *, was_running: bool, steps: Sequence[SnapshotStep], timeout_s: float) -> Recovery:
-    """Bring the source back, on this connection or, when it was lost, on a new one. Never raises."""
+    """Bring the source back, on this connection or, when that was lost, on a new one. Never raises."""
     monitor.deadline, monitor.wake_fd = time.monotonic() + timeout_s, NO_WAKE
     try:
         return _recover(monitor, was_running=was_running, steps=steps)
     except MonitorLostError:
         return recover(monitor.path, was_running=was_running, steps=steps, timeout_s=timeout_s)
-    except RametError as exc:
-        return Recovery(False, (), exc.message)
+    except Exception as exc:
+        return Recovery(False, (), str(exc), disks_known=not steps)
 
 
 def recover(qmp_path: str, *, was_running: bool, steps: Sequence[SnapshotStep], timeout_s: float) -> Recovery:
-    """On a connection of its own: bring back a source, and find out what had happened to its disks. Never raises."""
-    try:
-        with Monitor(qmp_path, deadline=time.monotonic() + timeout_s) as monitor:
-            return _recover(monitor, was_running=was_running, steps=steps)
-    except RametError as exc:
-        return Recovery(False, (), exc.message)
+    """On a connection of its own: bring back a source, and find out what had happened to its disks. Never raises.
+
+    `steps` are those that may have been taken. When QEMU is gone all of them count as taken: an overlay that nobody
+    wrote to reads as its base does, but one that somebody wrote to must not be lost.
+    """
+    deadline, reason = time.monotonic() + timeout_s, ""
+    for _ in range(_CONNECTIONS):
+        try:
+            with Monitor(qmp_path, deadline=deadline) as monitor:
+                return _recover(monitor, was_running=was_running, steps=steps)
+        except MonitorAbsentError as exc:
+            return Recovery(False, tuple(steps), exc.message)
+        except MonitorLostError as exc:
+            reason = exc.message
+        except Exception as exc:
+            reason = str(exc)
+            break
+    return Recovery(False, (), reason, disks_known=not steps)
 
 
 def _recover(monitor: Monitor, *, was_running: bool, steps: Sequence[SnapshotStep]) -> Recovery:

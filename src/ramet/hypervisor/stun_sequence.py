@@ -29,11 +29,11 @@ from ramet.errors import (
     StunTooLongError,
     TaskCancelledError,
 )
-from ramet.hypervisor import stun_restore
 from ramet.hypervisor.fork import ForkClient, ForkReply
 from ramet.hypervisor.qcow2_pristine import is_pristine
 from ramet.hypervisor.stun_monitor import Monitor, MonitorLostError
 from ramet.hypervisor.stun_plan import PREPARE_TIMEOUT_S, RESTORE_TIMEOUT_S, SnapshotStep, StunPlan, StunTimings
+from ramet.hypervisor.stun_restore import Recovery, recover_on, recovery_fields
 
 _STATE_NAME: Final = "ramet-state"
 _LOOK_AGAIN_S: Final = 0.0002
@@ -47,7 +47,10 @@ class Notify(Protocol):
 
 
 class StunSequence:
-    """Runs one plan. It tells `began` (about to stop), `stopped`, `forked` (with the child's pidfd) and `done`."""
+    """Runs one plan. It tells `began` (about to stop), `stopped`, `forked` (with the child's pidfd) and `done`.
+
+    Children are told of at once: should the helper be killed, somebody has to know of them.
+    """
 
     def __init__(self, plan: StunPlan, notify: Notify, wake_fd: int) -> None:
         self._plan = plan
@@ -65,7 +68,7 @@ class StunSequence:
     def run(self) -> None:
         """Do it. On failure the source is brought back to what it was before, and no child is left.
 
-        Raises RametError with the fields `step`, `reason`, `restored`, `status` and `snapshotted`.
+        Raises RametError with the field `reason` and those of `recovery_fields`.
         """
         try:
             with contextlib.ExitStack() as stack:
@@ -122,8 +125,9 @@ class StunSequence:
         self._check_pristine(layers)
         self._snapshot(monitor)
         self._save_state(monitor)
+        asked = monitor.send(("query-status", {}))[0]  # answered while the library forks
         self._fork(fork)
-        self._resume(monitor)
+        self._resume(monitor, asked)
 
     def _stop(self, monitor: Monitor) -> None:
         self._enter("stop")
@@ -181,16 +185,17 @@ class StunSequence:
             if index:
                 fork.finish_fork()
                 self._check_time()
-            reply = fork.start_fork(request)
-            self._children.append(reply)
-            self._tell("forked", {"index": index, "pid": reply.pid, "fork_ms": reply.fork_ms}, [reply.pidfd])
+            child = fork.start_fork(request)
+            self._children.append(child)
+            self._tell("forked", {"index": index, "pid": child.pid, "fork_ms": child.fork_ms}, [child.pidfd])
         self._lap("fork")
 
-    def _resume(self, monitor: Monitor) -> None:
+    def _resume(self, monitor: Monitor, asked: int) -> None:
         self._enter("resume")
         # The migration is "completed" a moment before the VM follows, and a `cont` in between would abort QEMU.
-        while monitor.call("query-status")["status"] != "postmigrate":
+        while monitor.reply(asked)["status"] != "postmigrate":
             monitor.pause(_LOOK_AGAIN_S)
+            asked = monitor.send(("query-status", {}))[0]
         if not self._plan.hold:
             monitor.call("cont")
             self._stop_sent = False
@@ -232,30 +237,24 @@ class StunSequence:
 
     def _undo(self, monitor: Monitor | None, cause: Exception) -> RametError:
         """Restore the source, kill the children, and say what happened."""
-        restored, status = True, self._status_before
+        recovery = Recovery(True, (), self._status_before)
         if self._stop_sent and monitor is not None:
-            restored, status = self._restore(monitor)
+            recovery = self._restore(monitor)
         for child in self._children:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
         error = self._error(cause)
         error.fields.setdefault("reason", error.code)
-        error.fields.update(
-            step=self._step,
-            restored=restored,
-            status=status,
-            snapshotted=[[step.active, step.overlay] for step in self._snapshotted],
-        )
-        if not restored:
-            error.hint = f"The source could not be resumed: {status}"
+        recovery = replace(recovery, snapshotted=self._snapshotted or recovery.snapshotted)
+        error.fields.update(recovery_fields(self._step, recovery))
+        if not recovery.restored:
+            error.hint = f"The source could not be resumed: {recovery.status}"
         return error
 
-    def _restore(self, monitor: Monitor) -> tuple[bool, str]:
+    def _restore(self, monitor: Monitor) -> Recovery:
         was_running = self._status_before == "running"
-        asked = self._plan.snapshots if self._transaction_sent and not self._snapshotted else ()
-        outcome = stun_restore.recover_on(monitor, was_running=was_running, steps=asked, timeout_s=RESTORE_TIMEOUT_S)
-        self._snapshotted = self._snapshotted or outcome.snapshotted
-        return outcome.restored, outcome.status
+        unsure = self._plan.snapshots if self._transaction_sent and not self._snapshotted else ()
+        return recover_on(monitor, was_running=was_running, steps=unsure, timeout_s=RESTORE_TIMEOUT_S)
 
     def _error(self, cause: Exception) -> RametError:
         if isinstance(cause, DeadlineError) and self._began:

@@ -120,6 +120,8 @@ class FakeQemu(Server):
         self.commands: list[str] = []
         self.backing: list[tuple[str, str]] = []
         self.migration_ends = "completed"
+        self.chatter: dict[str, bytes] = {}
+        """A line to say once before the answer to a command."""
         self._state_fd = -1
         self._events: list[dict[str, Any]] = []
 
@@ -152,8 +154,9 @@ class FakeQemu(Server):
             reply: dict[str, Any] = {"return": value}
         except RefuseError as exc:
             reply = {"error": {"class": "GenericError", "desc": str(exc)}}
+        said = self.chatter.pop(command, b"")
         messages = [*self._events[:1], {**reply, "id": message["id"]}, *self._events[1:]]
-        return b"".join(json.dumps(m).encode() + b"\r\n" for m in messages)
+        return (said + b"\n" if said else b"") + b"".join(json.dumps(m).encode() + b"\r\n" for m in messages)
 
     def do_query_status(self) -> dict[str, Any]:
         return {"status": self.status, "running": self.status == "running"}

@@ -5,21 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
-import subprocess
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.hypervisor.stun_kit import WAIT_S, RefuseError, Source, failing, once, wait_until
 
 from ramet.errors import InternalError, PeerError, QemuError, RametError, StateError, TaskCancelledError
 from ramet.hypervisor.stun_client import StunHelper, release
-from ramet.hypervisor.stun_link import HelperLostError, _spawn
+from ramet.hypervisor.stun_link import HelperLostError, spawn
 from ramet.hypervisor.stun_plan import StunPlan, StunResult
 from ramet.hypervisor.stun_wire import FrameDecoder, Message, receive, send
+from tests.unit.hypervisor.stun_kit import WAIT_S, RefuseError, Source, failing, once, wait_until
 
 COMMANDS = ["stop", "transaction", "migrate", "cont"]
 
@@ -151,7 +149,7 @@ async def test_the_helper_killed_in_a_stun_is_made_up_for(source: Source, helper
     assert (error.fields["restored"], error.fields["reason"], source.qemu.status) == (True, "helper-lost", "running")
     assert error.fields["snapshotted"] == [list(pair)[::-1] for pair in source.qemu.backing]
     if command == "cont":
-        # Before that, the library may not yet have handed the child over: it is then the library that ends it.
+        # Before that, the library may not yet have handed the child over: it is the library then that ends it.
         source.library.assert_no_child()
     close_children(await helper.stun(source.plan(), nothing))
 
@@ -264,10 +262,12 @@ class Daemon:
     """The daemon's end of a helper, by hand, to be cut off at any moment."""
 
     def __init__(self, log: Path) -> None:
-        self.socket, theirs = socket.socketpair()
-        self.socket.setblocking(False)
-        with theirs:
-            self.process: subprocess.Popen[bytes] = _spawn(theirs.fileno(), log)
+        self.process, self.socket, self._records = spawn(log)
+
+    def die(self) -> None:
+        """As the kernel does it: every descriptor is closed, in any order."""
+        self.socket.close()
+        self._records.close()
 
     def submit(self, plan: StunPlan) -> None:
         message, fds = plan.to_wire()
@@ -283,14 +283,14 @@ CUTS = [
 def test_a_dead_daemon_leaves_no_source_stopped(source: Source, tmp_path: Path, command: str, hold: bool) -> None:
     daemon = Daemon(tmp_path / "helper.log")
     hooks = source.library.hooks if command == "fork" else source.qemu.hooks
-    hooks[command] = once(daemon.socket.close)
+    hooks[command] = once(daemon.die)
     try:
         daemon.submit(source.plan(hold=hold))
         assert daemon.process.wait(WAIT_S) == 0
     finally:
         daemon.process.kill()
         daemon.process.wait()
-        daemon.socket.close()
+        daemon.die()
     assert source.qemu.status == "running"
     source.library.assert_no_child()
 
@@ -301,12 +301,12 @@ def test_a_dead_daemon_ends_a_stun_that_would_wait_longer(source: Source, tmp_pa
     try:
         daemon.submit(source.plan(bound_ms=600_000.0))
         wait_until(lambda: source.qemu.migration == "active", "the migration has begun")
-        daemon.socket.close()
+        daemon.die()
         assert daemon.process.wait(WAIT_S) == 0
     finally:
         daemon.process.kill()
         daemon.process.wait()
-        daemon.socket.close()
+        daemon.die()
     assert source.qemu.status == "running"
 
 
@@ -324,7 +324,7 @@ def test_nonsense_from_the_daemon_does_not_end_in_a_stopped_source(source: Sourc
     finally:
         daemon.process.kill()
         daemon.process.wait()
-        daemon.socket.close()
+        daemon.die()
 
 
 async def test_the_helper_is_small(helper: StunHelper) -> None:

@@ -10,16 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.hypervisor.stun_kit import (
-    DieError,
-    DropError,
-    RefuseError,
-    Source,
-    Told,
-    eventfd,
-    failing,
-    once,
-)
 
 from ramet.errors import (
     ForkError,
@@ -31,6 +21,16 @@ from ramet.errors import (
 )
 from ramet.hypervisor.stun_plan import PristineCheck, SnapshotStep, StunPlan
 from ramet.hypervisor.stun_sequence import StunSequence
+from tests.unit.hypervisor.stun_kit import (
+    DieError,
+    DropError,
+    RefuseError,
+    Source,
+    Told,
+    eventfd,
+    failing,
+    once,
+)
 
 STEPS = {"stop": "stop", "transaction": "snapshot", "migrate": "state", "cont": "resume"}
 """Command of QEMU's -> the stun's step that needs it."""
@@ -104,6 +104,7 @@ def test_a_source_in_another_state_is_left_alone(source: Source, wake: int) -> N
         "restored": True,
         "status": "io-error",
         "snapshotted": [],
+        "disks_known": True,
     }
     assert "stop" not in source.qemu.commands
 
@@ -164,9 +165,48 @@ def test_a_lost_connection_is_made_up_for_on_another(source: Source, wake: int, 
 @pytest.mark.parametrize(("command", "step"), STEPS.items())
 def test_a_dead_source_is_told_as_such(source: Source, wake: int, command: str, step: str) -> None:
     source.qemu.hooks[command] = failing(DieError)
+    """Its disks count as moved on as soon as they may have: an empty overlay does no harm, a lost one would."""
     fields = failure(source.plan(), wake, QemuError)
-    assert (fields["step"], fields["restored"]) == (step, False)
+    assert (fields["step"], fields["restored"], fields["disks_known"]) == (step, False, True)
+    assert fields["snapshotted"] == ([] if command == "stop" else [["base", "overlay"]])
     source.library.assert_no_child()
+
+
+def test_disks_are_not_known_when_qemu_no_longer_answers(
+    source: Source, wake: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ramet.hypervisor.stun_sequence.RESTORE_TIMEOUT_S", 0.1)
+    source.qemu.hooks["transaction"] = once(lambda: time.sleep(0.5))
+    fields = failure(source.plan(bound_ms=50.0), wake, StunTooLongError)
+    assert (fields["restored"], fields["disks_known"], fields["snapshotted"]) == (False, False, [])
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        b"{",
+        b"[]",
+        b"7",
+        b'{"id": "x"}',
+        b'{"event": "MIGRATION"}',
+        b'{"event": "MIGRATION", "data": 5}',
+        b"[" * 100_000,
+    ],
+)
+@pytest.mark.parametrize("command", ["stop", "migrate"])
+def test_a_qemu_gone_mad_does_not_take_the_helper_with_it(
+    source: Source, wake: int, command: str, nonsense: bytes
+) -> None:
+    """A guest may have broken out of it: whatever it says, the helper ends the stun in order."""
+    source.qemu.chatter[command] = nonsense
+    try:
+        stun(source.plan(bound_ms=2000.0), wake)
+    except QemuError as exc:
+        restored = exc.fields["restored"]
+    else:
+        restored = True
+    assert restored
+    assert source.qemu.status == "running"
 
 
 def test_a_snapshot_whose_answer_is_lost_is_found_in_the_graph(source: Source, wake: int) -> None:

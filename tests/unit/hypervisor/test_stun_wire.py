@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.hypervisor.stun_kit import Source
 
 from ramet.errors import PeerError
 from ramet.hypervisor.stun_plan import PristineCheck, SnapshotStep, StunPlan
 from ramet.hypervisor.stun_wire import MAX_FRAME_BYTES, FrameDecoder, Message, encode, receive, send
+from tests.unit.hypervisor.stun_kit import Source
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)
