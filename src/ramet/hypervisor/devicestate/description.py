@@ -48,6 +48,7 @@ class Device:
     name: str
     instance_id: int
     vmsd_name: str
+    """Empty for a section that QEMU saves by hand, such as that of user-mode networking (slirp)."""
     fields: tuple[FieldSpan, ...]
     length: int
 
@@ -101,7 +102,8 @@ def _device(raw: dict[str, Any]) -> Device:
     if length > _MAX_BYTES:
         raise damaged("a section would be larger than 2 GiB")
     instance_id = _number(raw, "instance_id", (1 << 32) - 1)
-    return Device(_text(raw, "name"), instance_id, _text(raw, "vmsd_name"), fields, length)
+    vmsd_name = _text(raw, "vmsd_name") if "vmsd_name" in raw else ""
+    return Device(_text(raw, "name"), instance_id, vmsd_name, fields, length)
 
 
 def _fields(raw: dict[str, Any]) -> tuple[tuple[FieldSpan, ...], int]:
