@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections.abc import Callable
@@ -13,11 +12,10 @@ from ramet.clone.forecast import Load, check_bound, forecast_stun_ms
 from ramet.errors import CapacityError, ConflictError, NotFoundError, UnsupportedError, UsageError
 from ramet.machine.lifecycle import Operation, next_state
 from ramet.machine.live import LiveMachine
-from ramet.memory.ledger import guest_memory
 from ramet.model.machine import USER_NETWORK, Machine, Nic, Vm
 from ramet.model.requests import CloneVm, NicChange
 from ramet.model.units import MIB, format_bytes, new_id, new_mac
-from ramet.model.views import CloneForecast, MemoryView
+from ramet.model.views import CloneForecast
 
 CLONE_OVERHEAD_BYTES = 48 * MIB
 """A fresh QEMU's own memory, translation buffers included, before its guest diverges."""
@@ -37,7 +35,6 @@ class Order:
     workflow: str
     forecast_ms: float | None
     warnings: tuple[str, ...]
-    memory_before: MemoryView | None
     accepted_at: float
     check_ms: float
 
@@ -51,18 +48,17 @@ class Order:
         )
 
 
-async def check(live: LiveMachine, request: CloneVm, is_taken: Callable[[str], bool], accepted_at: float) -> Order:
+def check(live: LiveMachine, request: CloneVm, is_taken: Callable[[str], bool], accepted_at: float) -> Order:
     """Every check there is, cheapest first. Raises the error that says what to do; changes nothing."""
     next_state(live.vm.state, Operation.CLONE, name=live.name)
     _check_names(request, is_taken)
     _check_process(live)
     machines = tuple(clone_machine(live, request, name) for name in request.names)
-    memory = await asyncio.to_thread(guest_memory, live.require_process().pid, live.vm.machine.memory_mib * MIB)
     _check_memory(live.vm, len(machines))
     _check_disk_space(live, len(machines))
     forecast = None
     if not live.vm.frozen:
-        forecast = forecast_stun_ms(Load(memory.resident_bytes), live.vm.stuns)
+        forecast = forecast_stun_ms(Load(live.resident_bytes()), live.vm.stuns)
         check_bound(forecast, request.max_stun_ms, live.name)
     return Order(
         machines=machines,
@@ -70,7 +66,6 @@ async def check(live: LiveMachine, request: CloneVm, is_taken: Callable[[str], b
         workflow="frozen" if live.vm.frozen else "live",
         forecast_ms=forecast,
         warnings=_warnings(live, request, machines),
-        memory_before=memory,
         accepted_at=accepted_at,
         check_ms=(time.monotonic() - accepted_at) * 1000,
     )

@@ -21,9 +21,7 @@ from ramet.hypervisor.stun_plan import PristineCheck, SnapshotStep, StunPlan, St
 from ramet.machine import blocks
 from ramet.machine.live import LiveMachine
 from ramet.machine.steps import reach
-from ramet.memory.ledger import guest_memory
 from ramet.model.machine import Disk, Stun
-from ramet.model.units import MIB
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ async def take(live: LiveMachine, turns: tuple[DiskTurn, ...], requests: Sequenc
 
     Whatever fails, the source is as it was: running, on disks that are whole. Raises StaleVerdict, or the stun's error.
     """
-    resident = (await asyncio.to_thread(guest_memory, live.require_process().pid, _ram_bytes(live))).resident_bytes
+    resident = live.resident_bytes()
     await _flush(live, turns)
     await blocks.add_overlays(live, overlays_of(turns))
     state_fd = os.memfd_create(f"moment-{live.id}", os.MFD_CLOEXEC)
@@ -133,10 +131,6 @@ def _stopped(drain: Callable[[], None], hold: bool) -> Callable[[], None]:
         reach("freeze.stopped" if hold else "clone.stopped")
 
     return stopped
-
-
-def _ram_bytes(live: LiveMachine) -> int:
-    return live.vm.machine.memory_mib * MIB
 
 
 def _plan(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Any
 
@@ -16,11 +15,10 @@ from ramet.host.tasks import TaskHandle, TaskManager
 from ramet.host.vms import PATIENCE_S, until_free
 from ramet.machine.lifecycle import Operation, next_state
 from ramet.machine.live import LiveMachine
-from ramet.machine.view import memory_view
 from ramet.model.host import Task
 from ramet.model.machine import Moment
 from ramet.model.requests import CloneVm
-from ramet.model.views import CloneForecast, CloneResult, MemoryView
+from ramet.model.views import CloneForecast, CloneResult
 
 
 class CloneDesk:
@@ -35,14 +33,14 @@ class CloneDesk:
         """The dry run: every check, no change."""
         live = self._floor.find(ref)
         await until_free(self._locks, live, "clone", shared=live.vm.frozen)
-        return (await check(live, request, self._floor.is_taken, time.monotonic())).as_forecast()
+        return check(live, request, self._floor.is_taken, time.monotonic()).as_forecast()
 
     async def clone(self, ref: str, request: CloneVm, by_uid: int | None) -> Task:
         """Refusals come at once, before there is a task; then the work, under the source's lock."""
         accepted_at = time.monotonic()
         live = self._floor.find(ref)
         await until_free(self._locks, live, "clone", shared=live.vm.frozen)
-        order = await check(live, request, self._floor.is_taken, accepted_at)
+        order = check(live, request, self._floor.is_taken, accepted_at)
         target = ", ".join(order.names[:3]) + (" …" if len(order.names) > 3 else "")
 
         async def work(handle: TaskHandle) -> list[CloneResult]:
@@ -51,7 +49,7 @@ class CloneDesk:
                 async with self._locks.hold(live.id, "clone", shared=shared, wait_s=PATIENCE_S):
                     seedlings = await self._grow(live, request, order, handle)
             await self._shorten_soon(live)
-            return await self._results(live, order, seedlings, handle)
+            return self._results(live, order, seedlings, handle)
 
         return await self._tasks.start("clone", target, work, vm_id=live.id, by_uid=by_uid)
 
@@ -69,7 +67,7 @@ class CloneDesk:
         await self._floor.rooms.book.save(clone.vm)
         self._floor.add(clone)
 
-    async def _results(
+    def _results(
         self, live: LiveMachine, order: Order, seedlings: list[Seedling], handle: TaskHandle
     ) -> list[CloneResult]:
         results = []
@@ -91,14 +89,9 @@ class CloneDesk:
                     task=handle.id,
                     timings_ms=timings,
                     warnings=order.warnings,
-                    memory_before=order.memory_before,
-                    memory_after=await self._memory(live),
                 )
             )
         return results
-
-    async def _memory(self, live: LiveMachine) -> MemoryView | None:
-        return await asyncio.to_thread(memory_view, live)
 
     # -- freezing --------------------------------------------------------------------------------------------------
 

@@ -86,8 +86,6 @@ class CloneResult(Model):
     task: str
     timings_ms: CloneTimings
     warnings: tuple[str, ...] = ()
-    memory_before: MemoryView | None = None
-    memory_after: MemoryView | None = None
 
 
 class CloneForecast(Model):
