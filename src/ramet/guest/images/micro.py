@@ -138,6 +138,8 @@ def _add_files(root: Cpio) -> None:
     root.file("etc/mdev.conf", guest_file("micro/mdev.conf"))
     # q35 always has the controller; its driver's tenth of a second is spent only on guests that ask for it.
     root.file("etc/modprobe.conf", b"blacklist ahci\n")
+    # What "mount" without a type tries; the kernel loads the driver, and lists it only from then on.
+    root.file("etc/filesystems", b"ext4\niso9660\n")
     root.file("sbin/shutdown", guest_file("micro/shutdown"), 0o755)
     root.symlink("etc/acpi/PWRF/00000080", "/sbin/shutdown")
     root.file("etc/os-release", b'ID=ramet-micro\nNAME="Ramet micro"\nPRETTY_NAME="Ramet micro guest"\n')
