@@ -17,7 +17,7 @@ from ramet.guest.images.built import BuiltImage
 from ramet.guest.rpc_channel import RpcChannel
 from ramet.guest.seed import write_seed
 from ramet.guest.tools_install import install_tools
-from ramet.testing.micro import micro_image
+from ramet.testing.images import micro_image
 from ramet.testing.plain_qemu import PlainGuest, start_plain_guest
 
 BOOT_S = 90.0

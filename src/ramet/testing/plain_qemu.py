@@ -39,7 +39,10 @@ class PlainGuest:
 
 
 def _arguments(image: BuiltImage, folder: Path, memory_mib: int, more: Sequence[str]) -> list[str]:
-    boot = ["-drive", f"file={image.disk},format=raw,if=virtio,cache=unsafe"]
+    boot = []
+    if image.disk is not None:
+        kind = image.disk.suffix.removeprefix(".").replace("img", "raw")
+        boot = ["-drive", f"file={image.disk},format={kind},if=virtio,cache=unsafe"]
     if image.kernel is not None:
         boot = ["-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", image.append]
     channels = []
@@ -58,7 +61,10 @@ def _arguments(image: BuiltImage, folder: Path, memory_mib: int, more: Sequence[
 async def start_plain_guest(
     image: BuiltImage, folder: Path, *more: str, memory_mib: int | None = None
 ) -> AsyncIterator[PlainGuest]:
-    """QEMU with the image, software emulation, and arguments of one's own; killed at the end. Its sockets are there."""
+    """QEMU with the image, software emulation, and arguments of one's own; killed at the end.
+
+    Its sockets are there. The image's disk, raw or *.qcow2, is written to.
+    """
     arguments = _arguments(image, folder, memory_mib or image.memory_mib, more)
     with (folder / "qemu.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
