@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ramet.cli import render
+from ramet.cli.agent import PAUSE_S, wait_for_agent
 from ramet.cli.demo_guest import (
     FREEZE_COMMAND,
     FREEZE_FILE,
@@ -35,7 +36,7 @@ from ramet.cli.demo_stage import own_stage
 from ramet.cli.output import Cell, Column, Output, millis, size
 from ramet.cli.progress import follow, succeed
 from ramet.cli.session import Session
-from ramet.errors import DeadlineError, GuestError, NotFoundError, RametError
+from ramet.errors import DeadlineError, GuestError, RametError
 from ramet.model.host import Task
 from ramet.model.machine import VmState
 from ramet.model.requests import BuildImage, CloneVm, CreateVm, Exec, NicRequest
@@ -51,7 +52,6 @@ ANSWER_S = 60.0
 SETTLE_S = 75.0
 FREEZE_S = 60.0
 CANCEL_S = 30.0
-PAUSE_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -295,21 +295,7 @@ class Show:
         return b64decode(result.stdout_base64).decode(errors="replace")
 
     def _wait_for_answer(self, name: str, timeout_s: float) -> None:
-        deadline = self.clock() + timeout_s
-        while True:
-            try:
-                self.client.exec_in_vm(name, Exec(argv=("/bin/true",), timeout_s=5.0))
-            except NotFoundError:
-                raise
-            except RametError as error:
-                self._tick(deadline, f"{name} did not answer within {timeout_s:.0f} s: {error.message}")
-            else:
-                return
-
-    def _tick(self, deadline: float, complaint: str) -> None:
-        if self.clock() > deadline:
-            raise DeadlineError(complaint, hint="See 'ramet vm console --log' with --keep.")
-        self.pause(PAUSE_S)
+        wait_for_agent(self.client, name, timeout_s, clock=self.clock, pause=self.pause)
 
     def _has_default_network(self) -> bool:
         return any(network.name == "default" for network in self.client.list_networks())

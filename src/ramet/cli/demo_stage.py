@@ -116,8 +116,8 @@ def own_stage(session: Session, *, keep: bool) -> Iterator[Stage]:
 
 
 def _temporary_folder() -> Path:
-    """On a disk, as /tmp is memory on some systems; short, as sockets live below it."""
-    base = "/var/tmp" if os.access("/var/tmp", os.W_OK) else None
+    """On a disk, as /tmp is memory on some systems, unless TMPDIR says where; short, as sockets live below it."""
+    base = "/var/tmp" if not os.environ.get("TMPDIR") and os.access("/var/tmp", os.W_OK) else None
     return Path(tempfile.mkdtemp(prefix="ramet-demo-", dir=base))
 
 

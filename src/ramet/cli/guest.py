@@ -32,6 +32,7 @@ def register(app: typer.Typer, vm: typer.Typer) -> None:
         passthrough=True,
         examples=(
             "ramet vm exec web -- uname -a",
+            "ramet vm exec --wait 2m web -- systemctl is-system-running    # just started",
             "ramet vm exec web -- sh -c 'cat /proc/meminfo | head -1'",
             "echo hello | ramet vm exec --stdin web -- tee /tmp/greeting",
         ),
@@ -64,6 +65,9 @@ def exec_(
         list[str], typer.Argument(metavar="COMMAND...", help="Command and arguments; no shell in between.")
     ],
     timeout: Annotated[str, typer.Option("--timeout", metavar="TIME", help="Give up after this, like 5m.")] = "60s",
+    wait: Annotated[
+        str | None, typer.Option("--wait", metavar="TIME", help="Wait so long for a guest that is still coming up.")
+    ] = None,
     env: Annotated[list[str] | None, typer.Option("--env", "-e", metavar="KEY=VALUE", help="For the command.")] = None,
     stdin: Annotated[bool, typer.Option("--stdin", "-i", help="Hand our standard input to the command.")] = False,
 ) -> None:
@@ -71,6 +75,7 @@ def exec_(
     import base64
 
     from ramet.cli import parsing
+    from ramet.cli.agent import wait_for_agent
     from ramet.model.requests import Exec
     from ramet.model.units import parse_duration_s
 
@@ -81,7 +86,10 @@ def exec_(
         "env": parsing.keys(env, "--env"),
         "stdin_base64": data,
     }
-    result = session.client.exec_in_vm(session.vm(vm), parsing.request(Exec, fields))
+    request = parsing.request(Exec, fields)
+    if wait:
+        wait_for_agent(session.client, session.vm(vm), parse_duration_s(wait))
+    result = session.client.exec_in_vm(session.vm(vm), request)
     stdout, stderr = base64.b64decode(result.stdout_base64), base64.b64decode(result.stderr_base64)
     if session.out.as_json:
         texts = {"stdout": stdout.decode(errors="replace"), "stderr": stderr.decode(errors="replace")}

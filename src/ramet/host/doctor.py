@@ -193,6 +193,12 @@ def check_firmware(facts: Facts) -> CheckView:
 
 def check_state_dir(facts: Facts) -> CheckView:
     longest = len(os.fsencode(f"{facts.state_dir}/{LONGEST_SOCKET}"))
+    if facts.closed_parent is not None:
+        return _missing(
+            "state directory",
+            f"{facts.state_dir} is out of reach for {facts.qemu_user_name}",
+            f"Open the way to it (chmod o+x {facts.closed_parent}), or choose another: --state DIR.",
+        )
     if longest <= SOCKET_PATH_MAX:
         return _ok("state directory", facts.state_dir)
     over = longest - SOCKET_PATH_MAX

@@ -9,6 +9,7 @@ import pwd
 import re
 import resource
 import shutil
+import stat
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +63,8 @@ class Facts:
     tools: dict[str, str | None] = field(default_factory=dict)
     uefi: str | None = None
     state_dir: str = ""
+    closed_parent: str | None = None
+    """The folder on the way to the state directory through which QEMU's own user may not pass."""
     disk_free_bytes: int | None = None
     memory_available_bytes: int | None = None
     memory_total_bytes: int | None = None
@@ -112,6 +115,7 @@ def gather(
         tools={program: shutil.which(program, path=path) for program in TOOLS},
         uefi=str(uefi.code) if uefi else None,
         state_dir=str(state_dir),
+        closed_parent=_closed_parent(state_dir, qemu_user),
         disk_free_bytes=_disk_free(state_dir),
         memory_available_bytes=available,
         memory_total_bytes=total,
@@ -191,6 +195,17 @@ def _user_exists(name: str) -> bool:
 def _capabilities() -> int:
     match = re.search(r"^CapEff:\s*([0-9a-f]+)$", _text("/proc/self/status"), re.MULTILINE)
     return int(match[1], 16) if match else 0
+
+
+def _closed_parent(state_dir: Path, qemu_user: str) -> str | None:
+    """Judged by permission bits for others; None as well where QEMU is not to have a user of its own."""
+    if os.geteuid() != 0 or not _user_exists(qemu_user):
+        return None
+    for path in reversed(state_dir.parents):
+        with contextlib.suppress(OSError):
+            if not path.stat().st_mode & stat.S_IXOTH:
+                return str(path)
+    return None
 
 
 def _disk_free(state_dir: Path) -> int | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from tests.unit.cli.cli_kit import FakeClient, run, task, vm_view
 
 from ramet.errors import StunTooLongError
 from ramet.model.requests import CloneVm, NicChange
 from ramet.model.views import TreeNode
+from tests.unit.cli.cli_kit import FakeClient, run, task, vm_view
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import typer
-from tests.unit.cli.cli_kit import FakeClient, setup, vm_view
 
 from ramet.cli import complete
 from ramet.cli.app import application
 from ramet.cli.session import Setup
+from tests.unit.cli.cli_kit import FakeClient, setup, vm_view
 
 
 def completed(line: str, client: FakeClient | None = None, **env: str) -> list[str]:

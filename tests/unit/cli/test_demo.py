@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from tests.unit.cli.cli_kit import FakeClient, run, said, task, vm_view
 
 from ramet.cli import demo, demo_stage
 from ramet.cli.demo_guest import (
@@ -31,6 +30,7 @@ from ramet.model.host import Image, Network, Task
 from ramet.model.machine import VmState
 from ramet.model.requests import CloneVm, CreateVm, Exec
 from ramet.model.views import CheckView, ExecResult
+from tests.unit.cli.cli_kit import FakeClient, run, said, task, vm_view
 
 
 @dataclass

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.unit.cli.cli_kit import FakeClient, run, vm_view
 
 from ramet.model.requests import AddDisk, ExportDisk, GrowDisk, NicChange, NicRequest
+from tests.unit.cli.cli_kit import FakeClient, run, vm_view
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import subprocess
 import sys
 
 import pytest
-from tests.unit.cli.cli_kit import FakeClient, run, task, vm_view
 
 from ramet import errors
 from ramet.errors import RametError, UsageError
+from tests.unit.cli.cli_kit import FakeClient, run, task, vm_view
 
 
 def all_errors(cls: type[RametError] = RametError) -> list[type[RametError]]:

@@ -11,11 +11,13 @@ import threading
 from pathlib import Path
 
 import pytest
-from tests.unit.cli.cli_kit import FakeClient, run, said, vm_view
 
 from ramet.cli import parsing
 from ramet.cli.guest import ssh_argv
-from ramet.errors import GuestError, UsageError
+from ramet.errors import GuestError, StateError, UsageError
+from ramet.model.requests import Exec
+from ramet.model.views import ExecResult
+from tests.unit.cli.cli_kit import FakeClient, run, said, vm_view
 
 
 @pytest.fixture
@@ -76,6 +78,25 @@ def test_exec_failing_itself_is_an_error(client: FakeClient) -> None:
     result = run(client, "vm", "exec", "web", "true")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == "error: The agent does not answer.\nhint: Is it installed?\n"
+
+
+def test_exec_can_wait_for_a_guest_that_is_coming_up(client: FakeClient) -> None:
+    answers = iter([None, None, said(""), said("up\n")])
+
+    def answer(ref: str, request: Exec) -> ExecResult:
+        result = next(answers)
+        if result is None:
+            raise GuestError("Not yet.")
+        return result
+
+    client.on_exec = answer
+    assert run(client, "vm", "exec", "--wait", "1m", "web", "uptime").stdout == "up\n"
+    assert [request.argv for _, request in client.asked("exec_in_vm")] == [("/bin/true",)] * 3 + [("uptime",)]
+
+
+def test_exec_does_not_wait_for_a_vm_that_is_off(client: FakeClient) -> None:
+    client.fails["exec_in_vm"] = StateError("'web' is off.")
+    assert run(client, "vm", "exec", "--wait", "1h", "web", "true").stderr == "error: 'web' is off.\n"
 
 
 # -- cp

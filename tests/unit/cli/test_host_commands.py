@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.cli.cli_kit import NOW, FakeClient, run, steps, task, vm_view
 
 import ramet
 from ramet.errors import PeerError
 from ramet.model.host import Event, Image, Network
 from ramet.model.requests import BuildImage, CreateNetwork, ImportImage
 from ramet.model.views import CheckView
+from tests.unit.cli.cli_kit import NOW, FakeClient, run, steps, task, vm_view
 
 
 @pytest.fixture

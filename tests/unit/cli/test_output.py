@@ -8,9 +8,9 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.cli.cli_kit import vm_view
 
 from ramet.cli.output import Branch, Cell, Column, Output, as_data, clean, duration, millis, size
+from tests.unit.cli.cli_kit import vm_view
 
 COLUMNS = (Column("name"), Column("size", right=True))
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import typer
-from tests.unit.cli.cli_kit import FakeClient, run
 
 from ramet.cli.app import application
 from ramet.cli.reference import render
+from tests.unit.cli.cli_kit import FakeClient, run
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "cli.md"
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.cli.cli_kit import NOW, FakeClient, clone_of, run, stun, vm_view
 
 from ramet.errors import BusyError, StateError
 from ramet.model.host import Image
 from ramet.model.machine import VmState
 from ramet.model.requests import ChangeVm, CreateVm, NicRequest, StopVm
+from tests.unit.cli.cli_kit import NOW, FakeClient, clone_of, run, stun, vm_view
 
 
 @pytest.fixture

@@ -71,6 +71,7 @@ def test_a_good_host_has_nothing_to_remedy() -> None:
         ({"tun_opens": False}, "privileges", "warning", "root"),
         ({"uefi": None}, "UEFI firmware", "warning", "ovmf"),
         ({"state_dir": "/" + "x" * 100}, "state directory", "missing", "--state"),
+        ({"closed_parent": "/root"}, "state directory", "missing", "chmod o+x /root"),
         ({"disk_free_bytes": 100 * MIB}, "disk space", "missing", "room"),
         ({"disk_free_bytes": 2 * GIB}, "disk space", "warning", "--state"),
         ({"disk_free_bytes": None}, "disk space", "warning", "asked"),
