@@ -108,9 +108,10 @@ class Host:
             book = HostBook(inventory, events, journal, paths)
             qemu = await find_qemu(settings.qemu_binary)
             rooms = await _rooms(settings, paths, qemu, inventory, book, stack)
+            floor = Floor(rooms, inventory)
+            stack.push_async_callback(_let_go, floor)  # before the tasks in the stack: they end first
             tasks = await stack.enter_async_context(TaskManager.open(store, history=settings.task_history))
-            host = cls(settings, Floor(rooms, inventory), tasks, events, journal)
-            stack.push_async_callback(host._let_go)
+            host = cls(settings, floor, tasks, events, journal)
             book.on_forgotten = host._floor.drop
             await host._begin(book)
             stack.push_async_callback(_ended, asyncio.create_task(host._serve_guests(), name="guests' requests"))
@@ -147,16 +148,6 @@ class Host:
             if live.vm.is_on:
                 with contextlib.suppress(RametError):
                     await power.power_off(live)
-
-    async def _let_go(self) -> None:
-        """The daemon ends, its VMs do not."""
-        for live in list(self._floor.machines.values()):
-            await live.detach()
-        on = any(vm.is_on for vm in self._floor.inventory.vms())
-        await self._floor.rooms.networks.close(remove_namespace=not on)
-        for base, _ in self._floor.rooms.cgroups.bases.values():
-            with contextlib.suppress(OSError):  # another daemon's VMs may be in it
-                base.rmdir()
 
     def _logs(self) -> Iterator[tuple[Path, int]]:
         """Every log that something writes to without end, with its quota."""
@@ -370,6 +361,17 @@ class Host:
             return await selftest(self, handle)
 
         return await self.tasks.start("doctor.selftest", "this host", work, cancellable=True)
+
+
+async def _let_go(floor: Floor) -> None:
+    """The daemon ends, its VMs do not."""
+    for live in list(floor.machines.values()):
+        await live.detach()
+    on = any(vm.is_on for vm in floor.inventory.vms())
+    await floor.rooms.networks.close(remove_namespace=not on)
+    for base, _ in floor.rooms.cgroups.bases.values():
+        with contextlib.suppress(OSError):  # another daemon's VMs may be in it
+            base.rmdir()
 
 
 async def _ended(task: asyncio.Task[None]) -> None:
