@@ -56,7 +56,7 @@ class Seedling:
         """The fork is done: its process is ours to end from here on. Takes over the reply's pidfd."""
         self.forked_at = time.monotonic()
         self.process = QemuProcess.from_fork(reply.pid, reply.pidfd, log_dir=self.live.rooms.paths.vm(self.live.id))
-        self.live.confine(reply.pid)
+        self.live.confine(self.process)
 
     def close_handed_over(self) -> None:
         """QEMU has its own copies of every descriptor: close ours, so that no lock and no tap outlives it."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from ramet.errors import RametError
 from ramet.host.floor import Floor
 from ramet.host.journal import Journal
+from ramet.hypervisor.ending import read_ending
 from ramet.hypervisor.fork import ForkClient
 from ramet.hypervisor.process import QemuProcess
 from ramet.machine.blocks import follow_disks
@@ -76,8 +77,12 @@ class Recovery:
         elif vm.state is VmState.STARTING and self._floor.rooms.paths.suspended_state(vm.id).exists():
             await live.change(state=VmState.SUSPENDED, process=None)
         elif vm.state not in (VmState.OFF, VmState.SUSPENDED):
-            self._floor.rooms.book.emit("vm.state", f"{vm.name} ended while the daemon was down.", vm)
-            await live.change(state=VmState.OFF, process=None, moment_id=None, pause_reason=None)
+            ending = await asyncio.to_thread(read_ending, self._floor.rooms.paths.vm(vm.id))
+            how = f" ({ending.reason})" if ending is not None else ""
+            await live.change(state=VmState.OFF, process=None, moment_id=None, pause_reason=None, started_at=None)
+            self._floor.rooms.book.emit("vm.state", f"{vm.name} ended while the daemon was down{how}.", live.vm)
+            if ending is not None and ending.wants_restart and vm.state is not VmState.STOPPING:
+                self._floor.rooms.book.guest_asks_restart(vm.id)
 
     async def _adopt(self, live: LiveMachine, process: QemuProcess) -> None:
         moment = self._floor.inventory.moments.get(live.vm.moment_id or "")

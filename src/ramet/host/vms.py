@@ -103,6 +103,8 @@ class VmDesk:
                 if request.name is not None and request.name != live.name:
                     names.enter_context(self._floor.reserve(request.name))
                 await live.change(machine=live.vm.machine.changed(**_changes(live, request)))
+            if request.cpu_limit_percent is not None and live.vm.is_on:
+                live.limit_cpu()
         return live
 
     async def remove(self, ref: str, force: bool) -> Task:

@@ -15,10 +15,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ramet.errors import RametError, StateError
+from ramet.errors import RametError, StateError, UnsupportedError
 from ramet.guest.agent import Agent
 from ramet.guest.rpc_channel import RpcChannel
 from ramet.hypervisor.cgroup import VmGroup
+from ramet.hypervisor.ending import GUEST_RESET, read_ending
 from ramet.hypervisor.process import QemuProcess
 from ramet.hypervisor.qmp import QmpSession
 from ramet.hypervisor.rundir import RunDir
@@ -32,6 +33,10 @@ _log = logging.getLogger(__name__)
 FOR_EVER_S = 1e9
 MAX_THREADS = 1024
 """Of one QEMU, and of the forks that begin in its group: what one that was broken into could start."""
+
+OOM_SCORE, OOM_SCORE_CLONE = 200, 300
+"""When memory is short the kernel ends what is largest: a frozen source, which frees nothing, for its clones have the
+same pages. So clones go first. A QEMU inherits its parent's score, and the daemon's protects the daemon."""
 
 
 class LiveMachine:
@@ -104,14 +109,23 @@ class LiveMachine:
     def _group(self) -> VmGroup:
         return self.rooms.cgroups.group(self.vm.lineage_id or self.id, self.id)
 
-    def confine(self, pid: int) -> None:
+    def confine(self, process: QemuProcess) -> None:
         """Put the process into the VM's control group, with its limits; on a host without them it runs as it is."""
         group, limit = self._group, self.vm.machine.cpu_limit_percent
-        problem = group.create() or group.add(pid) or group.set_pids_limit(MAX_THREADS)
+        problem = group.create() or group.add(process.pid) or group.set_pids_limit(MAX_THREADS)
         if limit is not None:
             problem = problem or group.set_cpu_limit(limit)
         if problem is not None:
             _log.info("%s runs without limits: %s", self.name, problem)
+        problem = process.set_oom_score(OOM_SCORE if self.vm.lineage is None else OOM_SCORE_CLONE)
+        if problem is not None:
+            _log.info("%s: %s", self.name, problem)
+
+    def limit_cpu(self) -> None:
+        """Apply a changed limit to a VM that is on. Raises UnsupportedError, with the reason, where it cannot be."""
+        problem = self._group.set_cpu_limit(self.vm.machine.cpu_limit_percent)
+        if problem is not None:
+            raise UnsupportedError(f"The processors of {self.name!r} cannot be limited: {problem}.")
 
     def require_process(self) -> QemuProcess:
         if self.process is None:
@@ -211,7 +225,7 @@ class LiveMachine:
 
     async def _on_event(self, event: str, data: dict[str, Any]) -> None:
         if event in ("SHUTDOWN", "RESET"):
-            self._reset_seen = data.get("reason") == "guest-reset"
+            self._reset_seen = event == "SHUTDOWN" and data.get("reason") == GUEST_RESET
             self.rooms.book.emit(f"guest.{event.lower()}", f"{self.name}: {data.get('reason')}.", self.vm)
         elif event == "GUEST_PANICKED":
             await self._paused("guest panicked")
@@ -226,7 +240,7 @@ class LiveMachine:
 
     async def _process_ended(self, process: QemuProcess) -> None:
         """The record, the moment and the sockets follow the process: off."""
-        vm, reset = self.vm, self._reset_seen and self.vm.state is not VmState.STOPPING
+        vm, reset = self.vm, await self._ended_with_reset() and self.vm.state is not VmState.STOPPING
         await self._close_sessions()
         process.close()
         self.process = None
@@ -243,6 +257,11 @@ class LiveMachine:
         self.ended.set()
         if reset:
             self.rooms.book.guest_asks_restart(self.id)
+
+    async def _ended_with_reset(self) -> bool:
+        """By QEMU's own log: it ends so soon after its last event that the monitor may not have told it."""
+        ending = await asyncio.to_thread(read_ending, self.rooms.paths.vm(self.id))
+        return ending.wants_restart if ending is not None else self._reset_seen
 
     async def wait_ended(self, timeout_s: float) -> bool:
         """Wait until the process has ended and the record says so; False when the time is over."""

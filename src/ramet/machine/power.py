@@ -48,7 +48,7 @@ async def _launch(live: LiveMachine, *, incoming: bool) -> None:
     rooms = live.rooms
     plan = await wire(live, attach=True, forked=False, incoming=incoming)
     process = await QemuProcess.launch(plan, rooms.user)
-    live.confine(process.pid)
+    live.confine(process)
     try:
         await live.attach(process)
         if incoming:
