@@ -147,7 +147,9 @@ class Machine:
         """The guest runs: it prints `more` lines from now on; and it never printed a wrong sum."""
         seen, deadline = len(self.ticks()), time.monotonic() + timeout_s
         while len(self.ticks()) < seen + more + 1:
-            assert time.monotonic() < deadline, (self.name, self.ticks()[-3:], self.path("err").read_text())
+            gone = self.process is not None and self.process.poll() is not None
+            alive = not gone and time.monotonic() < deadline
+            assert alive, (self.name, self.ticks()[-3:], self.path("err").read_text())
             time.sleep(0.02)
         assert not [line for line in self.ticks()[:-1] if not line.endswith("OK")]
 

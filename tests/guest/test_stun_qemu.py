@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import pytest
 
 from ramet.errors import ForkError, QemuError, RametError, StateError, StunTooLongError
-from ramet.hypervisor.devicestate import parse, replace_macs
+from ramet.hypervisor.devicestate import mac_patches, parse, replace_macs
 from ramet.hypervisor.fork import ForkClient, ForkReply
 from ramet.hypervisor.stun_client import StunHelper, release
 from ramet.hypervisor.stun_link import HelperLostError, spawn
@@ -32,10 +32,6 @@ from tests.unit.hypervisor.stun_kit import wait_until
 COMMANDS = ["stop", "transaction", "migrate", "cont"]
 MACS = {f"52:54:00:aa:00:0{i}": f"52:54:00:bb:00:0{i}" for i in range(3)}
 NICS = ("virtio-net-pci", "e1000e", "vmxnet3")
-PLACES = {NICS[0]: 1, NICS[1]: 5, NICS[2]: 0}
-"""How many patches a card needs; a virtio-net whose guest has looked at its config space needs two."""
-
-
 T = TypeVar("T")
 
 
@@ -407,3 +403,24 @@ def test_a_source_that_qemu_will_not_save_goes_on(directory: Path, initrd: Path,
         assert caught.value.fields["restored"] is True
         assert machine.status() == "running"
         machine.wait_ticks()
+
+
+WIDE = (
+    *("-smp", "4,sockets=2", "-device", "virtio-vga", "-device", "virtio-gpu-pci", "-device", "qemu-xhci"),
+    *("-device", "usb-tablet", "-device", "virtio-balloon-pci", "-device", "virtio-rng-pci", "-device", "vmcoreinfo"),
+    *("-device", "virtio-serial-pci", "-device", "virtio-scsi-pci", "-device", "pcie-root-port,chassis=1,id=rp0"),
+    *("-netdev", "user,id=u0", "-device", "vmxnet3,netdev=u0,mac=52:54:00:aa:00:08"),
+    *("-netdev", "user,id=u1", "-device", "e1000e,netdev=u1,bus=rp0,mac=52:54:00:aa:00:09"),
+    *("-device", "ide-cd,bus=ide.0", "-device", "i6300esb", "-device", "pvpanic", "-device", "vmgenid"),
+)
+
+
+def test_the_state_of_wide_hardware_is_read(directory: Path, initrd: Path, helper: Helper, state: int) -> None:
+    """User-mode networking and others save sections that QEMU's description knows little of."""
+    with booted(directory, initrd, "wide", *WIDE) as machine, Wire(machine):
+        result = helper.stun(plan(machine, state))
+    saved = os.pread(state, result.state_bytes, 0)
+    parsed = parse(saved)
+    assert {"slirp", "cpu", "globalstate"} <= {section.name for section in parsed.devices}
+    assert len([section for section in parsed.devices if section.name == "cpu"]) == 4
+    assert len(mac_patches(saved, {"52:54:00:aa:00:09": "52:54:00:bb:00:09"})) == 5

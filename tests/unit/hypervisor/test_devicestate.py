@@ -7,6 +7,9 @@ import json
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from ramet.errors import DamagedError
+from ramet.hypervisor.devicestate import SectionKind, parse
 from tests.unit.hypervisor.devicestate_kit import (
     REAL_STREAM,
     StreamBuilder,
@@ -16,9 +19,6 @@ from tests.unit.hypervisor.devicestate_kit import (
     plain_field,
     simple_stream,
 )
-
-from ramet.errors import DamagedError
-from ramet.hypervisor.devicestate import SectionKind, parse
 
 
 def test_a_real_stream_is_read_whole() -> None:
@@ -66,6 +66,14 @@ def test_subsections_and_arrays_count_into_a_section() -> None:
     assert field is not None
     assert field.offset == 6
     assert section.device.find("c") is None
+
+
+def test_a_section_saved_by_hand_has_no_description_of_its_own() -> None:
+    """User-mode networking: one opaque field, and no vmstate to name."""
+    stream = simple_stream().device("slirp", b"123", {"fields": [plain_field("data", 3)]}).build()
+    section = parse(stream).devices[0]
+    assert section.device is not None
+    assert (section.device.vmsd_name, section.length) == ("", 3)
 
 
 def test_a_length_that_looks_like_a_marker_does_not_mislead() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.hypervisor.devicestate_kit import REAL_MACS, REAL_STREAM, plain_field, simple_stream
 
 from ramet.errors import DamagedError, UsageError
 from ramet.hypervisor.devicestate import Section, mac_patches, parse, replace_macs
+from tests.unit.hypervisor.devicestate_kit import REAL_MACS, REAL_STREAM, plain_field, simple_stream
 
 NEW = "52:54:00:cc:dd:ee"
 STATE = parse(REAL_STREAM)
