@@ -43,6 +43,9 @@ class StunPlan:
     the device state. `hold` leaves the source stopped. The source must be in one of the states `expect` (QEMU's names);
     without `hold` only ``running`` can be gone back to.
 
+    A held source stands in ``postmigrate``, its disks inactive. It can be forked, asked (query-…), released and ended;
+    a second `migrate` is refused, and a write to its disks or a save makes QEMU 7.2 abort.
+
     Resource handling: the descriptors stay the caller's.
     """
 
