@@ -17,6 +17,7 @@ from ramet.hypervisor.descriptors import DescriptorTable, SocketKind
 from ramet.hypervisor.fork import ForkClient, ForkReply, ForkRequest, environment
 from ramet.hypervisor.process import QemuProcess
 from ramet.hypervisor.rundir import RunDir
+from ramet.hypervisor.stun_client import end_children, to_its_end
 from ramet.machine.rooms import Rooms
 from ramet.model.units import MIB
 
@@ -71,4 +72,8 @@ async def fork_from(rooms: Rooms, run_dir: RunDir, request: ForkRequest) -> Fork
         with ForkClient.connect(run_dir.fork, timeout_s=rooms.limits.fork_s) as client:
             return client.fork(request)
 
-    return await asyncio.to_thread(fork)
+    reply, cancelled = await to_its_end(asyncio.to_thread(fork))
+    if cancelled:  # the child is there, and nobody waits for it
+        await end_children([reply])
+        raise asyncio.CancelledError
+    return reply

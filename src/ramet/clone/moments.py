@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from ramet.errors import RametError
 from ramet.hypervisor.blocknodes import format_node
 from ramet.hypervisor.fork import ForkRequest
+from ramet.hypervisor.stun_client import end_children, release
 from ramet.hypervisor.stun_plan import PristineCheck, SnapshotStep, StunPlan, StunResult
 from ramet.machine import blocks
 from ramet.machine.live import LiveMachine
@@ -102,27 +103,54 @@ async def take(live: LiveMachine, turns: tuple[DiskTurn, ...], requests: Sequenc
     state_fd = os.memfd_create(f"moment-{live.id}", os.MFD_CLOEXEC)
     try:
         async with _quiet(live) as drain:
+            result = await _stun(live, turns, _plan(live, turns, requests, state_fd, hold), drain)
             try:
-                result = await live.rooms.stun.stun(_plan(live, turns, requests, state_fd, hold), _stopped(drain, hold))
-            except RametError as exc:
-                await _after_failed_stun(live, turns, exc)
+                return await _record(live, turns, result, state_fd, resident)
+            except BaseException:
+                await asyncio.shield(_take_back(live, result))
                 raise
-            except asyncio.CancelledError:
-                # The stun was undone, but disks that moved on to their overlays stay there: QEMU knows.
-                await asyncio.shield(blocks.follow_disks(live))
-                raise
-            if not hold:
-                reach("clone.taken")
-            await _adopt_overlays(live, turns)
-            if not hold:
-                await blocks.seal(live, [turn.disk for turn in turns if turn.overlay is not None])
-            pending = live.rpc.pending() if live.rpc is not None else b""
-            device_state = await asyncio.to_thread(_read_all, state_fd)
     finally:
         os.close(state_fd)
+
+
+async def _stun(
+    live: LiveMachine, turns: tuple[DiskTurn, ...], plan: StunPlan, drain: Callable[[], None]
+) -> StunResult:
+    try:
+        return await live.rooms.stun.stun(plan, _stopped(drain, plan.hold))
+    except RametError as exc:
+        await _after_failed_stun(live, turns, exc)
+        raise
+    except asyncio.CancelledError:
+        # The stun was undone, but disks that moved on to their overlays stay there: QEMU knows.
+        await asyncio.shield(blocks.follow_disks(live))
+        raise
+
+
+async def _record(
+    live: LiveMachine, turns: tuple[DiskTurn, ...], result: StunResult, state_fd: int, resident: int
+) -> Taken:
+    """What the stun did, made durable, and read what it left."""
+    if not result.held:
+        reach("clone.taken")
     stun = Stun(at=time.time(), resident_bytes=resident, **result.timings_ms())
-    await live.change(stuns=(*live.vm.stuns, stun)[-live.rooms.limits.recent_stuns :], cloned_once=True)
-    return Taken(device_state, pending, stun, result, turns)
+    await blocks.set_tops(
+        live,
+        overlays_of(turns),
+        stuns=(*live.vm.stuns, stun)[-live.rooms.limits.recent_stuns :],
+        cloned_once=True,
+    )
+    if not result.held:
+        await blocks.seal(live, [turn.disk for turn in turns if turn.overlay is not None])
+    pending = live.rpc.pending() if live.rpc is not None else b""
+    return Taken(await asyncio.to_thread(_read_all, state_fd), pending, stun, result, turns)
+
+
+async def _take_back(live: LiveMachine, result: StunResult) -> None:
+    """Nobody will make anything of this moment: end its children, and let a source that is held run on."""
+    await end_children(result.forks)
+    if result.held:
+        await release(str(live.run_dir.stun), timeout_s=live.rooms.limits.qmp_s)
 
 
 def _stopped(drain: Callable[[], None], hold: bool) -> Callable[[], None]:

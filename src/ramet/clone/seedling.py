@@ -16,12 +16,14 @@ import os
 import shutil
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ramet.clone.moments import overlay_id
 from ramet.hypervisor.devicestate import replace_macs
 from ramet.hypervisor.fork import ForkReply, ForkRequest
 from ramet.hypervisor.process import QemuProcess
 from ramet.machine.live import LiveMachine
+from ramet.machine.paths import StatePaths
 from ramet.machine.power import end_process
 from ramet.machine.steps import reach
 from ramet.machine.wiring import attach_nic, wire
@@ -110,12 +112,14 @@ async def prepare(source: LiveMachine, record: Vm, parents: dict[str, str]) -> S
             layer = rooms.layers.create_overlay(parents[disk.id], disk.size_bytes, layer_id=overlay_id(record.id, disk))
             overlays.append(layer.id)
             disks.append(disk.changed(layer=layer.id))
-        record = record.changed(machine=record.machine.changed(disks=tuple(disks)))
+        cdroms = await asyncio.to_thread(_own_cdroms, rooms.paths, record)
+        record = record.changed(machine=record.machine.changed(disks=tuple(disks), cdroms=cdroms))
         seedling = Seedling(LiveMachine(rooms, record), source_macs)
         seedling.live.accelerator = source.require_accelerator()
     except BaseException:
         for layer_id in overlays:
             rooms.layers.remove(layer_id)
+        await asyncio.to_thread(shutil.rmtree, rooms.paths.vm(record.id), ignore_errors=True)
         raise
     try:
         await _open(seedling)
@@ -123,6 +127,20 @@ async def prepare(source: LiveMachine, record: Vm, parents: dict[str, str]) -> S
         await seedling.discard()
         raise
     return seedling
+
+
+def _own_cdroms(paths: StatePaths, record: Vm) -> tuple[str, ...]:
+    """A seed that lies among its source's files becomes the clone's own: the source may go at any time."""
+    own = []
+    for cdrom in map(Path, record.machine.cdroms):
+        if cdrom.is_relative_to(paths.vm(record.id).parent):
+            target = paths.vm(record.id) / cdrom.name
+            target.parent.mkdir(mode=0o711, exist_ok=True)
+            target.unlink(missing_ok=True)
+            os.link(cdrom, target)
+            cdrom = target
+        own.append(str(cdrom))
+    return tuple(own)
 
 
 async def _open(seedling: Seedling) -> None:

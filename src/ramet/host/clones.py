@@ -8,7 +8,7 @@ from typing import Any
 from ramet.clone import chains, workflows
 from ramet.clone.check import Order, check
 from ramet.clone.seedling import Seedling
-from ramet.errors import NotFoundError, RametError
+from ramet.errors import NotFoundError, RametError, StateError
 from ramet.host.floor import Floor
 from ramet.host.locks import VmLocks
 from ramet.host.tasks import TaskHandle, TaskManager
@@ -40,21 +40,32 @@ class CloneDesk:
         accepted_at = time.monotonic()
         live = self._floor.find(ref)
         await until_free(self._locks, live, "clone", shared=live.vm.frozen)
-        order = check(live, request, self._floor.is_taken, accepted_at)
-        target = ", ".join(order.names[:3]) + (" …" if len(order.names) > 3 else "")
+        first = check(live, request, self._floor.is_taken, accepted_at)
+        target = ", ".join(first.names[:3]) + (" …" if len(first.names) > 3 else "")
 
         async def work(handle: TaskHandle) -> list[CloneResult]:
-            shared = order.workflow == "frozen"
-            with self._floor.reserve(*order.names):
-                async with self._locks.hold(live.id, "clone", shared=shared, wait_s=PATIENCE_S):
+            with self._floor.reserve(*first.names):
+                async with self._locks.hold(live.id, "clone", shared=first.workflow == "frozen", wait_s=PATIENCE_S):
+                    order = self._checked_again(live, request, first)
                     seedlings = await self._grow(live, request, order, handle)
             await self._shorten_soon(live)
             return self._results(live, order, seedlings, handle)
 
         return await self._tasks.start("clone", target, work, vm_id=live.id, by_uid=by_uid)
 
+    def _checked_again(self, live: LiveMachine, request: CloneVm, first: Order) -> Order:
+        """Under the lock: what was checked before may have changed meanwhile; the names are ours already."""
+        order = check(live, request, lambda name: False, first.accepted_at)
+        if order.workflow != first.workflow:
+            raise StateError(
+                f"{live.name!r} was {'thawed' if first.workflow == 'frozen' else 'frozen'} meanwhile.",
+                hint="Ask again, if that is what you want.",
+                state=live.vm.state.value,
+                operation="clone",
+            )
+        return order
+
     async def _grow(self, live: LiveMachine, request: CloneVm, order: Order, handle: TaskHandle) -> list[Seedling]:
-        next_state(live.vm.state, Operation.CLONE, name=live.name)
         if live.vm.frozen:
             return await workflows.clone_frozen(live, self.moment_of(live), order, self._adopt)
         if chains.needs_flatten(live):

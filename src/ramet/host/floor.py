@@ -14,9 +14,12 @@ from ramet.host.inventory import Inventory
 from ramet.machine.live import LiveMachine
 from ramet.machine.rooms import Rooms
 from ramet.model.machine import Vm
+from ramet.model.units import new_id
 from ramet.storage.images import adopt_disk
 
 _log = logging.getLogger(__name__)
+
+ROOTS_TIMEOUT_S = 60.0
 
 
 class Floor:
@@ -68,17 +71,18 @@ class Floor:
     def roots_by_owner(self) -> dict[str, list[str]]:
         """Who needs which layers: VMs, images, moments, and operations under way."""
         owners: dict[str, list[str]] = {}
+        for entry in self.inventory.journal.all():
+            owners[f"operation {entry.id}"] = [str(layer) for layer in entry.detail.get("layers", ())]
         for vm in [*self.inventory.vms(), *(live.vm for live in self.machines.values())]:
             owners.setdefault(f"vm {vm.id}", []).extend(disk.layer for disk in vm.machine.disks)
         for image in self.inventory.images.all():
             owners[f"image {image.name}"] = list(image.layers)
         for moment in self.inventory.moments.all():
             owners[f"moment {moment.id}"] = list(moment.layers.values())
-        for entry in self.inventory.journal.all():
-            owners[f"operation {entry.id}"] = [str(layer) for layer in entry.detail.get("layers", ())]
         return owners
 
-    def roots(self) -> list[str]:
+    async def _roots(self) -> list[str]:
+        """In the event loop's thread, in one go: a record that moves from the journal to a VM is in one of them."""
         return [layer for layers in self.roots_by_owner().values() for layer in layers]
 
     def layer_users(self) -> dict[str, int]:
@@ -88,7 +92,7 @@ class Floor:
 
     async def adopt_raw(self, file: Path, layer_id: str) -> None:
         """Take a copy of a raw file in as an immutable layer; `file` stays."""
-        copy = self.rooms.paths.root / f".{layer_id}.raw"
+        copy = self.rooms.paths.root / f".{layer_id}-{new_id()}.raw"
         try:
             await asyncio.to_thread(shutil.copyfile, file, copy)
             await adopt_disk(self.rooms.layers, copy, layer_id=layer_id)
@@ -99,7 +103,11 @@ class Floor:
         """Delete the layers that nobody uses. Damage is told, and stops the collection: nothing is guessed."""
         async with self._collecting:
             try:
-                return await asyncio.to_thread(self.rooms.layers.collect, self.roots)
+                loop = asyncio.get_running_loop()
+                return await asyncio.to_thread(
+                    self.rooms.layers.collect,
+                    lambda: asyncio.run_coroutine_threadsafe(self._roots(), loop).result(ROOTS_TIMEOUT_S),
+                )
             except DamagedError as exc:
                 _log.error("layers are not collected: %s", exc)
                 self.rooms.book.emit("host.warning", str(exc))

@@ -21,6 +21,7 @@ from ramet.host.journal import Journal
 from ramet.hypervisor.ending import read_ending
 from ramet.hypervisor.fork import ForkClient
 from ramet.hypervisor.process import QemuProcess
+from ramet.hypervisor.stun_client import release
 from ramet.machine.blocks import follow_disks
 from ramet.machine.live import LiveMachine
 from ramet.model.host import JournalEntry
@@ -61,14 +62,27 @@ class Recovery:
             await self._end_behind(self._floor.rooms.paths.vm_run(vm.id))
             await self._without_process(live, half_made=half_made)
             return
+        await self._try_adopt(live, process)
+
+    async def _try_adopt(self, live: LiveMachine, process: QemuProcess) -> None:
+        """A VM that does not answer is left alone, and tried again: a busy QEMU is no reason to lose a guest."""
         try:
             await self._adopt(live, process)
         except (RametError, OSError) as exc:
-            _log.error("%s does not answer and is ended: %s", vm.name, exc)
-            process.kill()
-            await process.wait_exit(10.0)
+            _log.error("%s does not answer yet: %s", live.name, exc)
+            self._floor.rooms.book.emit("host.warning", f"{live.name} does not answer its daemon: {exc}", live.vm)
             await live.detach()
-            await live.change(state=VmState.OFF, process=None, moment_id=None)
+
+    async def adopt_lost(self) -> None:
+        """Once more for VMs that run and did not answer."""
+        for live in list(self._floor.machines.values()):
+            if live.vm.process is None or live.process is not None:
+                continue
+            process = QemuProcess.adopt(live.vm.process, log_dir=self._floor.rooms.paths.vm(live.id))
+            if process is None:
+                await self._without_process(live, half_made=False)
+            else:
+                await self._try_adopt(live, process)
 
     async def _without_process(self, live: LiveMachine, *, half_made: bool) -> None:
         vm = live.vm
@@ -89,9 +103,7 @@ class Recovery:
         pending = bytes.fromhex(moment.pending_rpc_hex) if moment else b""
         await live.attach(process, pending_rpc=pending, inherited=False)
         live.taps = {
-            nic.id: tap_name(live.id, index)
-            for index, nic in enumerate(live.vm.machine.nics)
-            if not nic.is_user_mode
+            nic.id: tap_name(live.id, nic.index) for nic in live.vm.machine.nics if not nic.is_user_mode
         }
         await follow_disks(live)  # a crash in a stun may have come after the disks moved on to their overlays
         await self._adopt_state(live, frozen=moment is not None)
@@ -103,8 +115,8 @@ class Recovery:
         if status in _PAUSE_REASONS:
             await live.change(state=VmState.PAUSED, pause_reason=_PAUSE_REASONS[status], moment_id=None)
             return
-        if status in ("postmigrate", "paused", "finish-migrate"):
-            await live.qmp.cont()
+        if status not in ("running", "shutdown"):  # stopped by a stun, a start or a suspend that was cut off
+            await release(str(live.run_dir.stun), timeout_s=live.rooms.limits.qmp_s)
         if live.vm.state is not VmState.RUNNING or live.vm.moment_id is not None:
             await live.change(state=VmState.RUNNING, pause_reason=None, moment_id=None)
             live.guest.thaw()
@@ -143,6 +155,9 @@ class Recovery:
 
     async def _remove_strays(self) -> None:
         rooms = self._floor.rooms
+        for live in self._floor.machines.values():
+            if live.vm.state is not VmState.SUSPENDED:
+                rooms.paths.suspended_state(live.id).unlink(missing_ok=True)
         on = {live.id for live in self._floor.machines.values() if live.vm.is_on}
         for directory in rooms.paths.run.iterdir():
             if directory.is_dir() and directory != rooms.paths.native and directory.name not in on:

@@ -67,6 +67,8 @@ from ramet.storage.layers import LayerStore
 
 log = structlog.stdlib.get_logger(__name__)
 
+ADOPT_EVERY_S = 15.0
+
 
 class Host:
     """One host. `open` composes it, recovers what a former daemon left, and ends it; VMs go on without it."""
@@ -89,6 +91,7 @@ class Host:
         self._clones = CloneDesk(floor, tasks, self._locks)
         self._guests = GuestDesk(floor, tasks)
         self._stock = StockDesk(floor, tasks)
+        self._recovery = Recovery(floor, journal)
         self._asked: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
 
     # -- life ------------------------------------------------------------------------------------------------------
@@ -115,6 +118,7 @@ class Host:
             book.on_forgotten = host._floor.drop
             await host._begin(book)
             stack.push_async_callback(_ended, asyncio.create_task(host._serve_guests(), name="guests' requests"))
+            stack.push_async_callback(_ended, asyncio.create_task(host._adopt_lost(), name="adopt lost VMs"))
             rotator = Rotator(host._logs, settings.rotate_every_s)
             stack.push_async_callback(_ended, asyncio.create_task(rotator.run(), name="rotate logs"))
             yield host
@@ -123,7 +127,7 @@ class Host:
         book.on_freeze_asked = lambda vm_id: self._asked.put_nowait(("freeze", vm_id))
         book.on_restart_asked = lambda vm_id: self._asked.put_nowait(("restart", vm_id))
         await self._stock.ensure_networks()
-        await Recovery(self._floor, self._journal).run()
+        await self._recovery.run()
         await self._stock.collect_directories()
         for live in list(self._floor.machines.values()):
             if live.vm.machine.autostart and live.vm.state is VmState.OFF:
@@ -141,6 +145,15 @@ class Host:
                     await self._vms.start(vm_id)
             except RametError as exc:
                 log.warning("a guest's request could not be served", request=kind, vm=vm_id, error=str(exc))
+
+    async def _adopt_lost(self) -> None:
+        """VMs that did not answer at the start are asked again now and then."""
+        while True:
+            await asyncio.sleep(ADOPT_EVERY_S)
+            try:
+                await self._recovery.adopt_lost()
+            except (RametError, OSError) as exc:
+                log.warning("a VM could not be adopted", error=str(exc))
 
     async def stop_all_vms(self) -> None:
         """Cut the power of every VM: for the end of demonstrations and tests."""

@@ -11,7 +11,7 @@ from typing import Any
 from ramet.clone import workflows
 from ramet.clone.check import available_memory_bytes
 from ramet.errors import CapacityError, UsageError
-from ramet.host.creating import create
+from ramet.host.creating import check_create, create
 from ramet.host.floor import Floor
 from ramet.host.locks import VmLocks
 from ramet.host.tasks import TaskHandle, TaskManager
@@ -37,8 +37,10 @@ class VmDesk:
         self._locks = locks
 
     async def create(self, request: CreateVm, by_uid: int | None) -> Task:
-        with self._floor.reserve(request.name):  # a taken name is told at once, not by a task
-            pass
+        with self._floor.reserve(request.name):  # what can be known is told at once, not by a task
+            machine = await check_create(self._floor, request)
+            if request.start:
+                check_memory(request.name, machine.memory_mib)
 
         async def work(handle: TaskHandle) -> Any:
             with self._floor.reserve(request.name), handle.step("create"):
@@ -58,7 +60,7 @@ class VmDesk:
 
     async def start_now(self, live: LiveMachine) -> None:
         """Under the VM's lock."""
-        check_memory(live)
+        check_memory(live.name, live.vm.machine.memory_mib)
         await power.start(live)
 
     async def resume(self, ref: str) -> Task:
@@ -173,13 +175,13 @@ def _changes(live: LiveMachine, request: ChangeVm) -> dict[str, Any]:
     return update
 
 
-def check_memory(live: LiveMachine) -> None:
+def check_memory(name: str, memory_mib: int) -> None:
     """A guest touches all of its memory sooner or later: it must fit. CapacityError says by how much it does not."""
-    available, needed = available_memory_bytes(), live.vm.machine.memory_mib * MIB + MEMORY_RESERVE_BYTES
+    available, needed = available_memory_bytes(), memory_mib * MIB + MEMORY_RESERVE_BYTES
     if needed > available:
         raise CapacityError(
-            f"{live.name!r} needs {format_bytes(needed)} of memory; {format_bytes(available)} is available.",
-            hint="Stop other VMs, or give it less memory: ramet vm set NAME --memory SIZE.",
+            f"{name!r} needs {format_bytes(needed)} of memory; {format_bytes(available)} is available.",
+            hint="Stop other VMs, or give it less memory: --memory SIZE.",
         )
 
 

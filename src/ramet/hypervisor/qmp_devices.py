@@ -75,6 +75,11 @@ class DeviceCommands(Executor):
                 raise _AlreadyAskedError(exc.message) from exc
             raise
 
+    async def is_listening(self, channel: str) -> bool:
+        """Whether a program in the guest holds a channel's port open: "agent" or "rpc"."""
+        chardevs = await self.execute("query-chardev")
+        return any(chardev["label"] == channel and chardev["frontend-open"] for chardev in chardevs)
+
     async def query_pci(self) -> list[dict[str, Any]]:
         """The PCI buses as the guest's firmware set them up."""
         answer: list[dict[str, Any]] = await self.execute("query-pci")

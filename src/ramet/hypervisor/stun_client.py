@@ -33,7 +33,7 @@ async def release(qmp_path: str, *, timeout_s: float) -> None:
 
     Raises QemuError when it does not run afterwards, DeadlineError. Cancelled, it waits for its end first.
     """
-    _, cancelled = await _to_its_end(asyncio.to_thread(stun_restore.release, qmp_path, timeout_s=timeout_s))
+    _, cancelled = await to_its_end(asyncio.to_thread(stun_restore.release, qmp_path, timeout_s=timeout_s))
     if cancelled:
         raise asyncio.CancelledError
 
@@ -74,9 +74,9 @@ class StunHelper:
         Cancelled, it waits for the stun's end, undoes it (its children are ended, a held source is released) and only
         then raises CancelledError; snapshots stay in force. Whoever has to record them shields the call.
         """
-        result, cancelled = await _to_its_end(self._stun(plan, on_stopped))
+        result, cancelled = await to_its_end(self._stun(plan, on_stopped))
         if cancelled:
-            await _to_its_end(self._take_back(plan, result))
+            await to_its_end(self._take_back(plan, result))
             raise asyncio.CancelledError
         return result
 
@@ -94,7 +94,7 @@ class StunHelper:
             raise await self._recover(job) from None
         if message["what"] == "done":
             return _result(job, message)
-        await _end_children(job.forks)
+        await end_children(job.forks)
         raise from_dict(message["error"])
 
     async def _running_link(self) -> Link:
@@ -118,7 +118,7 @@ class StunHelper:
                 steps=job.plan.snapshots,
                 timeout_s=RESTORE_TIMEOUT_S,
             )
-        await _end_children(job.forks)
+        await end_children(job.forks)
         return HelperLostError(
             "The stun helper ended in the middle of a stun.",
             hint=None if recovery.restored else f"The source could not be resumed: {recovery.status}",
@@ -127,7 +127,7 @@ class StunHelper:
         )
 
     async def _take_back(self, plan: StunPlan, result: StunResult) -> None:
-        await _end_children(result.forks)
+        await end_children(result.forks)
         if result.held and result.status_before == "running":
             with contextlib.suppress(RametError):
                 await asyncio.to_thread(stun_restore.release, plan.qmp_path, timeout_s=RESTORE_TIMEOUT_S)
@@ -144,7 +144,7 @@ def _result(job: Job, message: Message) -> StunResult:
     )
 
 
-async def _to_its_end(work: Coroutine[Any, Any, _T]) -> tuple[_T, bool]:
+async def to_its_end(work: Coroutine[Any, Any, _T]) -> tuple[_T, bool]:
     """Await `work`, which is bounded by itself, however often the caller is cancelled; its result, and whether it was.
 
     When `work` fails its error is raised, unless the caller was cancelled: then that is what is raised.
@@ -160,7 +160,7 @@ async def _to_its_end(work: Coroutine[Any, Any, _T]) -> tuple[_T, bool]:
     return task.result(), cancelled
 
 
-async def _end_children(forks: Sequence[ForkReply]) -> None:
+async def end_children(forks: Sequence[ForkReply]) -> None:
     """Kill children, wait until they are gone, reap those that are ours, and close their pidfds."""
     if forks:
         await asyncio.to_thread(_end_children_blocking, forks)

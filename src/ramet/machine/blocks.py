@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping
+from typing import Any
 
 from ramet.errors import RametError
 from ramet.hypervisor.blocknodes import LayerFile, format_node
@@ -36,11 +37,11 @@ async def follow_disks(live: LiveMachine) -> None:
     await set_tops(live, {disk.id: active[disk.id] for disk in live.vm.machine.disks if disk.id in active})
 
 
-async def set_tops(live: LiveMachine, tops: Mapping[str, str]) -> None:
-    """Record new topmost layers, durably."""
+async def set_tops(live: LiveMachine, tops: Mapping[str, str], **more: Any) -> None:
+    """Record new topmost layers, and what else changed with them, in one durable write."""
     disks = tuple(disk.changed(layer=tops.get(disk.id, disk.layer)) for disk in live.vm.machine.disks)
-    if disks != live.vm.machine.disks:
-        await live.change(machine=live.vm.machine.changed(disks=disks))
+    if disks != live.vm.machine.disks or more:
+        await live.change(machine=live.vm.machine.changed(disks=disks), **more)
 
 
 async def add_overlays(live: LiveMachine, overlays: Mapping[str, str]) -> None:

@@ -103,7 +103,7 @@ async def _plug_nic(live: LiveMachine, nic: Nic) -> None:
     if nic.is_user_mode:
         await live.qmp.hotplug_nic(nic, None)
         return
-    tap = await live.rooms.networks.open_tap(live.id, int(nic.id.removeprefix("net")))
+    tap = await live.rooms.networks.open_tap(live.id, nic.index)
     with contextlib.closing(tap):
         await attach_nic(live, nic, tap.name)
         await live.qmp.hotplug_nic(nic, tap.fd)
@@ -128,8 +128,14 @@ async def add_disk(live: LiveMachine, size_mib: int) -> Disk:
     _require_pluggable(live, "add a disk")
     taken = {disk.id for disk in live.vm.machine.disks}
     disk_id = next(f"disk{n}" for n in range(len(taken) + 1) if f"disk{n}" not in taken)
-    layer = live.rooms.layers.create_empty(size_mib * MIB, layer_id=layer_name(new_id(), disk_id), sync=True)
-    disk = Disk(id=disk_id, layer=layer.id, size_bytes=size_mib * MIB)
+    layer_id = layer_name(new_id(), disk_id)
+    with live.rooms.layers.hold(layer_id):
+        return await _add_disk(live, disk_id, layer_id, size_mib * MIB)
+
+
+async def _add_disk(live: LiveMachine, disk_id: str, layer_id: str, size_bytes: int) -> Disk:
+    layer = live.rooms.layers.create_empty(size_bytes, layer_id=layer_id, sync=True)
+    disk = Disk(id=disk_id, layer=layer.id, size_bytes=size_bytes)
     try:
         machine = live.vm.machine.changed(disks=(*live.vm.machine.disks, disk))
         if live.vm.is_on:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ramet.errors import DeadlineError, PeerError, QemuError, RametError
 from ramet.hypervisor.process import QemuProcess
+from ramet.hypervisor.stun_client import release
 from ramet.machine.lifecycle import Happening, Operation, next_state
 from ramet.machine.live import LiveMachine
 from ramet.machine.wiring import wire
@@ -25,6 +26,8 @@ async def start(live: LiveMachine) -> None:
     next_state(live.vm.state, operation, name=live.name)
     async with live.rooms.book.operation("start", live.id, {}):
         await _settle_machine_type(live)
+        if not suspended:
+            await _unlink(live.rooms.paths.suspended_state(live.id))  # a stale one would be taken for this start's
         await live.move(operation)
         try:
             await _launch(live, incoming=suspended)
@@ -54,8 +57,9 @@ async def _launch(live: LiveMachine, *, incoming: bool) -> None:
         if incoming:
             await _load_suspended(live)
         await restore_links(live)
-        await live.qmp.cont()
+        # Recorded first: a guest that has executed must never be taken for one that can be resumed again from disk.
         await live.mark_running(process, launched=True)
+        await live.qmp.cont()
     except BaseException as exc:
         await end_process(live, process)
         if isinstance(exc, PeerError) and (reason := process.exit_reason()):
@@ -113,9 +117,10 @@ async def _shut_down(live: LiveMachine, timeout_s: float) -> bool:
     """Ask by the agent first (it needs no desktop's consent), then press the button. True when the VM is off."""
     began = time.monotonic()
     with contextlib.suppress(RametError, TimeoutError, OSError):
-        await live.shutdown_by_agent(timeout_s=min(5.0, timeout_s / 2))
-        if await live.wait_ended(timeout_s / 2):
-            return True
+        if await live.qmp.is_listening("agent"):
+            await live.shutdown_by_agent(timeout_s=min(5.0, timeout_s / 2))
+            if await live.wait_ended(timeout_s / 2):
+                return True
     with contextlib.suppress(RametError):
         await live.qmp.system_powerdown()
     return await live.wait_ended(max(0.1, timeout_s - (time.monotonic() - began)))
@@ -144,13 +149,14 @@ async def suspend(live: LiveMachine) -> None:
     next_state(live.vm.state, Operation.SUSPEND, name=live.name)
     path = live.rooms.paths.suspended_state(live.id)
     async with live.rooms.book.operation("suspend", live.id, {"state_file": str(path)}):
-        await live.qmp.stop()
         try:
+            await live.qmp.stop()
             await _save_with_memory(live, path)
             await live.move(Operation.SUSPEND)
         except BaseException:
             await _unlink(path)
-            await live.qmp.cont()
+            # Waits for the end of a migration that is still under way: `cont` in the middle of it would be undone.
+            await release(str(live.run_dir.stun), timeout_s=_memory_timeout_s(live))
             raise
         await power_off(live)
 
@@ -163,9 +169,19 @@ async def _save_with_memory(live: LiveMachine, path: Path) -> None:
         await live.qmp.migrate_to_fd(fd, with_ram=True, timeout_s=_memory_timeout_s(live))
         await asyncio.to_thread(os.fsync, fd)
         temporary.rename(path)
+        await asyncio.to_thread(_sync_directory, path.parent)
     finally:
         os.close(fd)
         await _unlink(temporary)
+
+
+def _sync_directory(path: Path) -> None:
+    """A renamed file's name must be on disk before the process whose memory it holds is ended."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 async def _load_suspended(live: LiveMachine) -> None:

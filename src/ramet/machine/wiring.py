@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 from ramet.errors import NotFoundError
 from ramet.hypervisor.blocknodes import DiskChain, LayerFile
@@ -47,10 +48,10 @@ async def wire(live: LiveMachine, *, attach: bool, forked: bool, incoming: bool)
 async def _open_taps(live: LiveMachine, *, attach: bool) -> dict[str, OpenTap]:
     taps: dict[str, OpenTap] = {}
     try:
-        for index, nic in enumerate(live.vm.machine.nics):
+        for nic in live.vm.machine.nics:
             if nic.is_user_mode:
                 continue
-            taps[nic.id] = await live.rooms.networks.open_tap(live.id, index)
+            taps[nic.id] = await live.rooms.networks.open_tap(live.id, nic.index)
             if attach:
                 await attach_nic(live, nic, taps[nic.id].name)
     except BaseException:
@@ -60,10 +61,17 @@ async def _open_taps(live: LiveMachine, *, attach: bool) -> dict[str, OpenTap]:
     return taps
 
 
+def _check_cdroms(live: LiveMachine) -> None:
+    for path in live.vm.machine.cdroms:
+        if not os.access(path, os.R_OK):
+            raise NotFoundError(f"The CD image {path} of {live.name!r} is gone.", hint="Put it back where it was.")
+
+
 def _plan(live: LiveMachine, taps: dict[str, OpenTap], forked: bool, incoming: bool) -> LaunchPlan:
     rooms, machine = live.rooms, live.vm.machine
     user, log_dir = rooms.user, rooms.paths.vm(live.id)
     try:
+        _check_cdroms(live)
         chains = [disk_chain(rooms, disk) for disk in machine.disks]
         log_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
         log_dir.chmod(0o711)

@@ -15,8 +15,11 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def changed(self, **update: Any) -> Self:
-        """A copy with some fields replaced, validated again (``model_copy`` does not validate)."""
-        return type(self).model_validate({**self.model_dump(), **update})
+        """A copy with some fields replaced, validated again (``model_copy`` does not validate). Raises UsageError."""
+        try:
+            return type(self).model_validate({**self.model_dump(), **update})
+        except ValidationError as exc:
+            raise UsageError(explain(exc)) from exc
 
 
 def explain(error: ValidationError) -> str:

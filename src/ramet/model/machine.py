@@ -63,6 +63,11 @@ class Nic(Model):
     connected: bool = True
 
     @property
+    def index(self) -> int:
+        """The number in its id, which its tap and its slot are named after."""
+        return int(self.id.removeprefix("net"))
+
+    @property
     def is_user_mode(self) -> bool:
         return self.network == USER_NETWORK
 
