@@ -11,8 +11,9 @@ from ramet.machine.live import LiveMachine
 from ramet.machine.wiring import attach_nic, disk_chain
 from ramet.model.machine import USER_NETWORK, Disk, Display, Nic, VmState
 from ramet.model.requests import NicChange, NicRequest
-from ramet.model.units import MIB, new_id
+from ramet.model.units import MIB, format_bytes, new_id
 from ramet.storage.images import grow
+from ramet.storage.qcow2 import MAX_SIZE_BYTES
 
 HOT_PLUGGABLE = (VmState.OFF, VmState.RUNNING)
 
@@ -62,6 +63,13 @@ async def change_nic(live: LiveMachine, change: NicChange) -> None:
             hint="Stop it first.",
         )
     _require_network(live, changed)
+    if live.vm.frozen and changed.connected != nic.connected:
+        raise StateError(
+            f"{live.name!r} is frozen and would not notice that {nic.id} is plugged or unplugged.",
+            hint="Thaw it first; or give the change to its clones.",
+            state=live.vm.state.value,
+            operation="change a NIC",
+        )
     if live.vm.is_on:
         await _rewire(live, changed)
     await _replace_nic(live, changed)
@@ -123,41 +131,55 @@ async def remove_nic(live: LiveMachine, nic_id: str) -> None:
     await live.change(machine=live.vm.machine.changed(nics=nics))
 
 
+def check_disk_size(size_mib: int) -> int:
+    """In bytes; UsageError for what no layer can be."""
+    if size_mib * MIB > MAX_SIZE_BYTES:
+        raise UsageError(f"A disk has at most {format_bytes(MAX_SIZE_BYTES)}.", hint="Write sizes like 512M or 20G.")
+    return size_mib * MIB
+
+
 async def add_disk(live: LiveMachine, size_mib: int) -> Disk:
     """A new empty disk, plugged in live where the VM runs."""
     _require_pluggable(live, "add a disk")
     taken = {disk.id for disk in live.vm.machine.disks}
     disk_id = next(f"disk{n}" for n in range(len(taken) + 1) if f"disk{n}" not in taken)
-    layer_id = layer_name(new_id(), disk_id)
-    with live.rooms.layers.hold(layer_id):
-        return await _add_disk(live, disk_id, layer_id, size_mib * MIB)
-
-
-async def _add_disk(live: LiveMachine, disk_id: str, layer_id: str, size_bytes: int) -> Disk:
-    layer = live.rooms.layers.create_empty(size_bytes, layer_id=layer_id, sync=True)
-    disk = Disk(id=disk_id, layer=layer.id, size_bytes=size_bytes)
-    try:
-        machine = live.vm.machine.changed(disks=(*live.vm.machine.disks, disk))
-        if live.vm.is_on:
-            chain = disk_chain(live.rooms, disk)
-            await live.qmp.add_chain(chain)
-            await live.qmp.hotplug_disk(chain)
-    except BaseException:
-        live.rooms.layers.remove(layer.id)
-        raise
-    await live.change(machine=machine)
+    disk = Disk(id=disk_id, layer=layer_name(new_id(), disk_id), size_bytes=check_disk_size(size_mib))
+    machine = live.vm.machine.changed(disks=(*live.vm.machine.disks, disk))
+    with live.rooms.layers.hold(disk.layer):
+        try:
+            live.rooms.layers.create_empty(disk.size_bytes, layer_id=disk.layer, sync=True)
+            if live.vm.is_on:
+                await _plug_disk(live, disk)
+        except BaseException:
+            live.rooms.layers.remove(disk.layer)
+            raise
+        await live.change(machine=machine)
     return disk
+
+
+async def _plug_disk(live: LiveMachine, disk: Disk) -> None:
+    chain = disk_chain(live.rooms, disk)
+    await live.qmp.add_chain(chain)
+    try:
+        await live.qmp.hotplug_disk(chain)
+    except BaseException:
+        await live.qmp.del_nodes([disk.layer])
+        raise
 
 
 async def grow_disk(live: LiveMachine, disk_id: str, size_mib: int) -> None:
     """Make a disk larger; never smaller, which would cut what the guest wrote."""
-    disk = find_disk(live, disk_id)
-    size = size_mib * MIB
+    disk, size = find_disk(live, disk_id), check_disk_size(size_mib)
+    if disk.is_efivars:
+        raise UnsupportedError("The variables of UEFI have the size that the firmware wants.")
     if size < disk.size_bytes:
         raise UsageError(
-            f"{disk_id} of {live.name!r} has {disk.size_bytes // MIB} MiB already; a disk is never made smaller.",
+            f"{disk_id} of {live.name!r} has {format_bytes(disk.size_bytes)} already; a disk is never made smaller.",
+            hint="Give a larger size.",
         )
     _require_pluggable(live, "grow a disk")
+    if size == disk.size_bytes:
+        return
     if live.vm.is_on:
         await live.qmp.block_resize(disk.layer, size)
     else:
