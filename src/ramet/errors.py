@@ -148,7 +148,9 @@ def _subclasses(cls: type[RametError]) -> list[type[RametError]]:
 
 def from_dict(data: dict[str, Any]) -> RametError:
     """The inverse of `RametError.as_dict`, for the client's side of the wire."""
-    by_code = {cls.code: cls for cls in _subclasses(RametError)}
+    by_code: dict[str, type[RametError]] = {}
+    for known in _subclasses(RametError):  # bases first: a room's own kind of QemuError arrives as a QemuError
+        by_code.setdefault(known.code, known)
     cls = by_code.get(str(data.get("code")), RametError)
     fields = data.get("fields")
     return cls(

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+from ramet.errors import ForkError
 from ramet.hypervisor.descriptors import DescriptorTable, SocketKind
 from ramet.hypervisor.fork import ForkClient, ForkReply, ForkRequest, environment
 from ramet.hypervisor.process import QemuProcess
@@ -69,8 +70,11 @@ async def fork_from(rooms: Rooms, run_dir: RunDir, request: ForkRequest) -> Fork
     """One fork from whoever serves at `run_dir`: a frozen VM's QEMU, or a holder. In a thread: the socket blocks."""
 
     def fork() -> ForkReply:
-        with ForkClient.connect(run_dir.fork, timeout_s=rooms.limits.fork_s) as client:
-            return client.fork(request)
+        try:
+            with ForkClient.connect(run_dir.fork, timeout_s=rooms.limits.fork_s) as client:
+                return client.fork(request)
+        except OSError as exc:
+            raise ForkError(f"The memory's holder does not answer: {exc.strerror or exc}.") from exc
 
     reply, cancelled = await to_its_end(asyncio.to_thread(fork))
     if cancelled:  # the child is there, and nobody waits for it

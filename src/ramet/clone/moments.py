@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ramet.errors import RametError
@@ -20,6 +20,7 @@ from ramet.hypervisor.fork import ForkRequest
 from ramet.hypervisor.stun_client import end_children, release
 from ramet.hypervisor.stun_plan import PristineCheck, SnapshotStep, StunPlan, StunResult
 from ramet.machine import blocks
+from ramet.machine.lifecycle import Happening
 from ramet.machine.live import LiveMachine
 from ramet.machine.steps import reach
 from ramet.model.machine import Disk, Stun
@@ -98,26 +99,59 @@ async def take(live: LiveMachine, turns: tuple[DiskTurn, ...], requests: Sequenc
     Whatever fails, the source is as it was: running, on disks that are whole. Raises StaleVerdict, or the stun's error.
     """
     resident = live.resident_bytes()
-    await _flush(live, turns)
-    await blocks.add_overlays(live, overlays_of(turns))
-    state_fd = os.memfd_create(f"moment-{live.id}", os.MFD_CLOEXEC)
+    untouched = True
     try:
-        async with _quiet(live) as drain:
-            result = await _stun(live, turns, _plan(live, turns, requests, state_fd, hold), drain)
-            try:
-                return await _record(live, turns, result, state_fd, resident)
-            except BaseException:
-                await asyncio.shield(_take_back(live, result))
-                raise
+        await _flush(live, turns)
+        await blocks.add_overlays(live, overlays_of(turns))
+        with _memory_file(f"moment-{live.id}") as state_fd:
+            async with _quiet(live) as drain:
+                untouched = False
+                return await _stun_and_record(live, turns, requests, state_fd, drain, resident, hold)
+    except BaseException:
+        if untouched:
+            await asyncio.shield(blocks.drop_overlays(live, list(overlays_of(turns).values())))
+        raise
+
+
+async def _stun_and_record(
+    live: LiveMachine,
+    turns: tuple[DiskTurn, ...],
+    requests: Sequence[ForkRequest],
+    state_fd: int,
+    drain: Callable[[], None],
+    resident: int,
+    hold: bool,
+) -> Taken:
+    pending: list[bytes] = []
+
+    def on_stopped() -> None:
+        """QEMU writes nothing more: what the guest had asked until now is the moment's, what it asks later is not."""
+        drain()
+        pending.append(live.rpc.pending() if live.rpc is not None else b"")
+        reach("freeze.stopped" if hold else "clone.stopped")
+
+    result = await _stun(live, turns, _plan(live, turns, requests, state_fd, hold), on_stopped)
+    try:
+        return await _record(live, turns, result, state_fd, pending[-1], resident)
+    except BaseException:
+        await asyncio.shield(_take_back(live, result))
+        raise
+
+
+@contextlib.contextmanager
+def _memory_file(name: str) -> Iterator[int]:
+    fd = os.memfd_create(name, os.MFD_CLOEXEC)
+    try:
+        yield fd
     finally:
-        os.close(state_fd)
+        os.close(fd)
 
 
 async def _stun(
-    live: LiveMachine, turns: tuple[DiskTurn, ...], plan: StunPlan, drain: Callable[[], None]
+    live: LiveMachine, turns: tuple[DiskTurn, ...], plan: StunPlan, on_stopped: Callable[[], None]
 ) -> StunResult:
     try:
-        return await live.rooms.stun.stun(plan, _stopped(drain, plan.hold))
+        return await live.rooms.stun.stun(plan, on_stopped)
     except RametError as exc:
         await _after_failed_stun(live, turns, exc)
         raise
@@ -128,7 +162,12 @@ async def _stun(
 
 
 async def _record(
-    live: LiveMachine, turns: tuple[DiskTurn, ...], result: StunResult, state_fd: int, resident: int
+    live: LiveMachine,
+    turns: tuple[DiskTurn, ...],
+    result: StunResult,
+    state_fd: int,
+    pending: bytes,
+    resident: int,
 ) -> Taken:
     """What the stun did, made durable, and read what it left."""
     if not result.held:
@@ -140,9 +179,6 @@ async def _record(
         stuns=(*live.vm.stuns, stun)[-live.rooms.limits.recent_stuns :],
         cloned_once=True,
     )
-    if not result.held:
-        await blocks.seal(live, [turn.disk for turn in turns if turn.overlay is not None])
-    pending = live.rpc.pending() if live.rpc is not None else b""
     return Taken(await asyncio.to_thread(_read_all, state_fd), pending, stun, result, turns)
 
 
@@ -151,14 +187,6 @@ async def _take_back(live: LiveMachine, result: StunResult) -> None:
     await end_children(result.forks)
     if result.held:
         await release(str(live.run_dir.stun), timeout_s=live.rooms.limits.qmp_s)
-
-
-def _stopped(drain: Callable[[], None], hold: bool) -> Callable[[], None]:
-    def stopped() -> None:
-        drain()
-        reach("freeze.stopped" if hold else "clone.stopped")
-
-    return stopped
 
 
 def _plan(
@@ -211,16 +239,17 @@ async def _quiet(live: LiveMachine) -> AsyncIterator[Callable[[], None]]:
 
 async def _after_failed_stun(live: LiveMachine, turns: tuple[DiskTurn, ...], error: RametError) -> None:
     """The source runs again. Either all of its disks moved on to their overlays, or none did."""
+    if error.fields.get("restored") is False:
+        await live.move(Happening.GUEST_STOPPED, pause_reason="it could not be resumed after a stun")
+    if error.fields.get("disks_known") is False:
+        await blocks.follow_disks(live)  # only QEMU knows whether they moved on; what is unused is collected later
+        return
     if error.fields.get("snapshotted"):
-        await _adopt_overlays(live, turns)
+        await blocks.set_tops(live, overlays_of(turns))
         return
     await blocks.drop_overlays(live, list(overlays_of(turns).values()))
     if error.fields.get("step") == "pristine":
         raise StaleVerdict from error
-
-
-async def _adopt_overlays(live: LiveMachine, turns: tuple[DiskTurn, ...]) -> None:
-    await blocks.set_tops(live, overlays_of(turns))
 
 
 def _read_all(fd: int) -> bytes:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ramet.clone.moments import overlay_id
+from ramet.errors import ForkError
 from ramet.hypervisor.devicestate import replace_macs
 from ramet.hypervisor.fork import ForkReply, ForkRequest
 from ramet.hypervisor.process import QemuProcess
@@ -57,8 +58,11 @@ class Seedling:
     def forked(self, reply: ForkReply) -> None:
         """The fork is done: its process is ours to end from here on. Takes over the reply's pidfd."""
         self.forked_at = time.monotonic()
-        self.process = QemuProcess.from_fork(reply.pid, reply.pidfd, log_dir=self.live.rooms.paths.vm(self.live.id))
-        self.live.confine(self.process)
+        log_dir = self.live.rooms.paths.vm(self.live.id)
+        try:
+            self.process = QemuProcess.from_fork(reply.pid, reply.pidfd, log_dir=log_dir)
+        except ProcessLookupError as exc:
+            raise ForkError(f"The QEMU of {self.live.name!r} ended at once.", hint=f"See {log_dir}/qemu.log.") from exc
 
     def close_handed_over(self) -> None:
         """QEMU has its own copies of every descriptor: close ours, so that no lock and no tap outlives it."""
@@ -69,7 +73,9 @@ class Seedling:
         self.stack.close()
         if self.process is not None:
             await end_process(self.live, self.process)
+            self.process.close()
         await self.live.detach()
+        self.live.unconfine()
         await self.live.rooms.book.forget(self.live.id)
         for layer_id in self.layer_ids:
             self.live.rooms.layers.remove(layer_id)
@@ -155,10 +161,12 @@ async def become(seedling: Seedling, device_state: bytes, pending_rpc: bytes) ->
     live, process = seedling.live, seedling.process
     assert process is not None
     seedling.close_handed_over()
-    await live.attach(process, pending_rpc=pending_rpc)
+    _, patched = await asyncio.gather(
+        live.attach(process, pending_rpc=pending_rpc), asyncio.to_thread(_with_own_macs, seedling, device_state)
+    )
     seedling.timings = seedling.timings.changed(qemu=_ms_since(seedling.forked_at))
     loading = time.monotonic()
-    await _load(seedling, device_state)
+    await _load(live, patched)
     seedling.timings = seedling.timings.changed(load=_ms_since(loading))
     reach("clone.loaded")
     running = time.monotonic()
@@ -168,17 +176,28 @@ async def become(seedling: Seedling, device_state: bytes, pending_rpc: bytes) ->
     seedling.running_at = time.monotonic()
     reach("clone.running")
     await live.mark_running(process, launched=False)
+    # Until here it was held by the limits of the group it was born in; moving takes tens of milliseconds on v1.
+    await asyncio.to_thread(live.confine, process)
 
 
-async def _load(seedling: Seedling, device_state: bytes) -> None:
-    """Load the moment's device state with this clone's MAC addresses in it."""
-    live = seedling.live
-    renames = {seedling.source_macs[nic.id]: nic.mac for nic in live.vm.machine.nics}
-    patched = await asyncio.to_thread(replace_macs, device_state, renames) if renames else device_state
-    fd = os.memfd_create(f"state-{live.id}", os.MFD_CLOEXEC)
+def _with_own_macs(seedling: Seedling, device_state: bytes) -> bytes:
+    """The moment's device state with this clone's MAC addresses in it."""
+    renames = {seedling.source_macs[nic.id]: nic.mac for nic in seedling.live.vm.machine.nics}
+    return replace_macs(device_state, renames) if renames else device_state
+
+
+def _memory_file(name: str, content: bytes) -> int:
+    """A readable descriptor of `content`, at its start; the caller closes it."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC)
+    with open(fd, "wb", closefd=False) as file:
+        file.write(content)
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+async def _load(live: LiveMachine, device_state: bytes) -> None:
+    fd = _memory_file(f"state-{live.id}", device_state)
     try:
-        os.write(fd, patched)
-        os.lseek(fd, 0, os.SEEK_SET)
         await live.qmp.incoming(fd, timeout_s=live.rooms.limits.load_s)
     finally:
         os.close(fd)

@@ -24,6 +24,7 @@ from ramet.clone.seedling import Seedling, become, new_record, prepare
 from ramet.errors import DamagedError, RametError
 from ramet.hypervisor.fork import ForkReply
 from ramet.hypervisor.rundir import RunDir
+from ramet.machine import blocks
 from ramet.machine.lifecycle import Operation, next_state
 from ramet.machine.live import LiveMachine
 from ramet.machine.steps import reach
@@ -72,6 +73,7 @@ async def _clone_running(
         raise
     for seedling in seedlings:
         _note_times(seedling, order, prepare_ms, taken.stun.total_ms)
+    await blocks.seal(live)
     return seedlings
 
 
@@ -200,6 +202,7 @@ async def thaw(live: LiveMachine) -> None:
         await live.qmp.cont()
         reach("thaw.continued")
         await live.move(Operation.THAW, moment_id=None)
+        await blocks.seal(live)
         if moment_id is not None:
             await live.rooms.book.drop_moment(moment_id)
         live.guest.thaw()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 
@@ -48,7 +49,8 @@ class CloneDesk:
                 async with self._locks.hold(live.id, "clone", shared=first.workflow == "frozen", wait_s=PATIENCE_S):
                     order = self._checked_again(live, request, first)
                     seedlings = await self._grow(live, request, order, handle)
-            await self._shorten_soon(live)
+            with contextlib.suppress(RametError):  # the clones are there, whatever becomes of their source now
+                await self._shorten_soon(live)
             return self._results(live, order, seedlings, handle)
 
         return await self._tasks.start("clone", target, work, vm_id=live.id, by_uid=by_uid)
@@ -114,22 +116,22 @@ class CloneDesk:
 
     async def _freeze(self, live: LiveMachine) -> Task:
         async def work(handle: TaskHandle) -> Any:
-            async with self._locks.hold(live.id, "freeze", wait_s=30.0):
-                try:
-                    if chains.needs_flatten(live):
-                        with handle.step("shorten chain"):
-                            await chains.shorten(live, self._floor.image_layers())
-                    with handle.step("freeze"):
-                        moment = await workflows.freeze(live)
-                except RametError as exc:
-                    live.guest.fail_freeze(exc.message)
-                    raise
-                except BaseException:
-                    live.guest.fail_freeze("The freeze was interrupted.")
-                    raise
+            try:
+                async with self._locks.hold(live.id, "freeze", wait_s=30.0):
+                    moment = await self._freeze_now(live, handle)
+            except BaseException as exc:
+                live.guest.fail_freeze(exc.message if isinstance(exc, RametError) else "The freeze was interrupted.")
+                raise
             return {"id": live.id, "name": live.name, "moment": moment.id, "stun": live.vm.stuns[-1].model_dump()}
 
         return await self._tasks.start("vm.freeze", live.name, work, vm_id=live.id)
+
+    async def _freeze_now(self, live: LiveMachine, handle: TaskHandle) -> Moment:
+        if chains.needs_flatten(live):
+            with handle.step("shorten chain"):
+                await chains.shorten(live, self._floor.image_layers())
+        with handle.step("freeze"):
+            return await workflows.freeze(live)
 
     async def freeze_for_guest(self, vm_id: str) -> None:
         """The guest itself asked. A refusal reaches it as its command's error."""

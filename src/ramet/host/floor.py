@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from ramet.errors import ConflictError, DamagedError
+from ramet.errors import ConflictError, DamagedError, NotFoundError
 from ramet.host.inventory import Inventory
 from ramet.machine.live import LiveMachine
 from ramet.machine.rooms import Rooms
@@ -34,7 +34,11 @@ class Floor:
 
     def find(self, ref: str) -> LiveMachine:
         """By name, id, or the unique beginning of an id. NotFoundError, with what was probably meant."""
-        return self.machines[self.inventory.find_vm(ref).id]
+        vm = self.inventory.find_vm(ref)
+        live = self.machines.get(vm.id)
+        if live is None:  # recorded this instant, and not quite there yet
+            raise NotFoundError(f"{vm.name!r} is being made.", hint="Try again in a moment.")
+        return live
 
     def add(self, live: LiveMachine) -> None:
         self.machines[live.id] = live

@@ -5,6 +5,7 @@ It goes through the same doors as every caller, and leaves nothing but the micro
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 from collections.abc import AsyncIterator
@@ -95,9 +96,10 @@ async def _boot(host: Host, name: str) -> None:
 
 async def _wait_frozen(host: Host, name: str) -> None:
     """The guest freezes itself; the event says when."""
-    async for event in host.events.follow(0):
-        if event.kind == "vm.state" and event.vm_name == name and event.fields.get("before") == "running":
-            return
+    async with asyncio.timeout(BOOT_TIMEOUT_S):
+        async for event in host.events.follow(0):
+            if event.vm_name == name and event.kind == "vm.state" and (await host.show_vm(name)).frozen:
+                return
 
 
 async def _sh(host: Host, name: str, script: str) -> str:

@@ -136,15 +136,19 @@ class Host:
 
     async def _serve_guests(self) -> None:
         """Guests that freeze themselves, or must be started again after a reset."""
-        while True:
-            kind, vm_id = await self._asked.get()
-            try:
-                if kind == "freeze":
-                    await self._clones.freeze_for_guest(vm_id)
-                else:
-                    await self._vms.start(vm_id)
-            except RametError as exc:
-                log.warning("a guest's request could not be served", request=kind, vm=vm_id, error=str(exc))
+        async with asyncio.TaskGroup() as group:
+            while True:
+                kind, vm_id = await self._asked.get()
+                group.create_task(self._serve_guest(kind, vm_id), name=f"{kind} asked by {vm_id}")
+
+    async def _serve_guest(self, kind: str, vm_id: str) -> None:
+        try:
+            if kind == "freeze":
+                await self._clones.freeze_for_guest(vm_id)
+            else:
+                await self._vms.start_again(vm_id)
+        except Exception as exc:
+            log.warning("a guest's request could not be served", request=kind, vm=vm_id, error=str(exc))
 
     async def _adopt_lost(self) -> None:
         """VMs that did not answer at the start are asked again now and then."""

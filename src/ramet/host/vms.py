@@ -26,6 +26,7 @@ from ramet.model.units import MIB, format_bytes
 MEMORY_RESERVE_BYTES = 256 * MIB
 PATIENCE_S = 5.0
 """How long a request waits for another operation on the same VM before it is refused."""
+RESET_PATIENCE_S = 120.0
 
 
 class VmDesk:
@@ -57,6 +58,13 @@ class VmDesk:
         live = self._floor.find(ref)
         operation = Operation.RESUME if live.vm.state is VmState.SUSPENDED else Operation.START
         return await self._run(live, "vm.start", operation, lambda _: self.start_now(live), cancellable=True)
+
+    async def start_again(self, vm_id: str) -> None:
+        """After a reset that ended QEMU. Whatever holds the VM meanwhile is waited for, within reason."""
+        live = self._floor.find(vm_id)
+        async with self._locks.hold(live.id, "restart", wait_s=RESET_PATIENCE_S):
+            if live.vm.state is VmState.OFF:
+                await self.start_now(live)
 
     async def start_now(self, live: LiveMachine) -> None:
         """Under the VM's lock."""
@@ -115,6 +123,8 @@ class VmDesk:
             next_state(live.vm.state, Operation.REMOVE, name=live.name)
 
         async def work(handle: TaskHandle) -> None:
+            if not force:
+                next_state(live.vm.state, Operation.REMOVE, name=live.name)
             if live.vm.is_on:
                 with handle.step("stop"):
                     await power.power_off(live)

@@ -10,7 +10,6 @@ from typing import Any
 from ramet.errors import RametError
 from ramet.hypervisor.blocknodes import LayerFile, format_node
 from ramet.machine.live import LiveMachine
-from ramet.model.machine import Disk
 
 _NODE_PREFIX = format_node("")
 
@@ -45,15 +44,9 @@ async def set_tops(live: LiveMachine, tops: Mapping[str, str], **more: Any) -> N
 
 
 async def add_overlays(live: LiveMachine, overlays: Mapping[str, str]) -> None:
-    """Open overlays in QEMU, over nothing yet. `overlays`: disk id -> layer id. All or none."""
-    added: list[str] = []
-    try:
-        for layer_id in overlays.values():
-            await live.qmp.add_layer_node(LayerFile(layer_id, live.rooms.layers.path(layer_id), writable=True))
-            added.append(layer_id)
-    except BaseException:
-        await drop_overlays(live, added)
-        raise
+    """Open overlays in QEMU, over nothing yet. `overlays`: disk id -> layer id. `drop_overlays` undoes it."""
+    for layer_id in overlays.values():
+        await live.qmp.add_layer_node(LayerFile(layer_id, live.rooms.layers.path(layer_id), writable=True))
 
 
 async def drop_overlays(live: LiveMachine, layer_ids: list[str]) -> None:
@@ -65,8 +58,10 @@ async def drop_overlays(live: LiveMachine, layer_ids: list[str]) -> None:
         await asyncio.to_thread(live.rooms.layers.remove, layer_id)
 
 
-async def seal(live: LiveMachine, disks: list[Disk]) -> None:
-    """Layers that went under an overlay: QEMU gives up the descriptors that could still write to them."""
-    for disk in disks:
+async def seal(live: LiveMachine) -> None:
+    """Layers that went under an overlay: a QEMU that runs gives up the descriptors that could still write to them."""
+    for disk in live.vm.machine.disks:
         with contextlib.suppress(RametError):
-            await live.qmp.seal_layer(LayerFile(disk.layer, live.rooms.layers.path(disk.layer), writable=False))
+            under = live.rooms.layers.layer(disk.layer).parent
+            if under is not None:
+                await live.qmp.seal_layer(LayerFile(under, live.rooms.layers.path(under), writable=False))

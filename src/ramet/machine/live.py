@@ -53,6 +53,7 @@ class LiveMachine:
         self._rpc: RpcChannel | None = None
         self._agent: Agent | None = None
         self._watch: asyncio.Task[None] | None = None
+        self._events: asyncio.Task[None] | None = None
         self._reset_seen = False
         self.ended = asyncio.Event()
         self.ended.set()
@@ -127,6 +128,10 @@ class LiveMachine:
         if problem is not None:
             raise UnsupportedError(f"The processors of {self.name!r} cannot be limited: {problem}.")
 
+    def unconfine(self) -> None:
+        """Remove the VM's control group; its processes have ended."""
+        self._group.remove()
+
     def require_process(self) -> QemuProcess:
         if self.process is None:
             raise self._off()
@@ -145,8 +150,14 @@ class LiveMachine:
 
     async def change(self, **update: Any) -> Vm:
         """Replace fields of the record, and make that durable."""
-        self.vm = self.vm.changed(**update)
-        await self.rooms.book.save(self.vm)
+        before, after = self.vm, self.vm.changed(**update)
+        self.vm = after
+        try:
+            await self.rooms.book.save(after)
+        except Exception:
+            if self.vm is after:  # nobody changed it further meanwhile
+                self.vm = before
+            raise
         return self.vm
 
     async def move(self, cause: Operation | Happening, **update: Any) -> Vm:
@@ -168,6 +179,7 @@ class LiveMachine:
         self.process = process
         self.ended.clear()
         self._reset_seen = False
+        self._watch = asyncio.create_task(self._supervise(process), name=f"watch {self.name}")
         self._qmp = await QmpSession.connect(self.run_dir.qmp, self.rooms.limits.qmp_s, name=self.name, process=process)
         self._rpc = await RpcChannel.open(
             self.run_dir.rpc,
@@ -177,22 +189,26 @@ class LiveMachine:
             inherited=self.guest.handle_inherited if inherited else None,
         )
         await self._qmp.configure_migration()
-        self._watch = asyncio.create_task(self._supervise(process), name=f"watch {self.name}")
+        self._events = asyncio.create_task(self._follow_events(self._qmp), name=f"events {self.name}")
 
     async def detach(self) -> None:
         """Close the sessions; the VM goes on."""
-        if self._watch is not None:
-            self._watch.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._watch
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.cancel()
+            await asyncio.wait([watch])
         await self._close_sessions()
         if self.process is not None:
             self.process.close()
             self.process = None
+        self.ended.set()
 
     async def _close_sessions(self) -> None:
-        sessions = (self._qmp, self._rpc, self._agent)
-        self._qmp = self._rpc = self._agent = self._watch = None
+        events, sessions = self._events, (self._qmp, self._rpc, self._agent)
+        self._qmp = self._rpc = self._agent = self._events = None
+        if events is not None:
+            events.cancel()
+            await asyncio.wait([events])
         for session in sessions:
             if session is not None:
                 with contextlib.suppress(RametError, OSError):
@@ -201,26 +217,20 @@ class LiveMachine:
     # -- the watch -------------------------------------------------------------------------------------------------
 
     async def _supervise(self, process: QemuProcess) -> None:
-        """Follow QEMU's events until its process ends, then set things right."""
-        events = asyncio.create_task(self._follow_events(), name=f"events {self.name}")
-        try:
-            await process.wait_exit(FOR_EVER_S)
-        finally:
-            events.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await events
+        """Wait for the end of the process, then set things right."""
+        await process.wait_exit(FOR_EVER_S)
         try:
             await self._process_ended(process)
         except Exception:
             _log.exception("while %s ended", self.name)
 
-    async def _follow_events(self) -> None:
+    async def _follow_events(self, qmp: QmpSession) -> None:
         """Never fails for one odd event: QEMU's word is recorded, or logged."""
-        with self.qmp.events() as events:
+        with qmp.events() as events:
             async for event in events:
                 try:
                     await self._on_event(str(event.get("event")), dict(event.get("data") or {}))
-                except RametError as exc:
+                except Exception as exc:
                     _log.warning("%s: %s", self.name, exc)
 
     async def _on_event(self, event: str, data: dict[str, Any]) -> None:
@@ -241,6 +251,7 @@ class LiveMachine:
     async def _process_ended(self, process: QemuProcess) -> None:
         """The record, the moment and the sockets follow the process: off."""
         vm, reset = self.vm, await self._ended_with_reset() and self.vm.state is not VmState.STOPPING
+        self._watch = None
         await self._close_sessions()
         process.close()
         self.process = None

@@ -51,7 +51,7 @@ async def _launch(live: LiveMachine, *, incoming: bool) -> None:
     rooms = live.rooms
     plan = await wire(live, attach=True, forked=False, incoming=incoming)
     process = await QemuProcess.launch(plan, rooms.user)
-    live.confine(process)
+    await asyncio.to_thread(live.confine, process)
     try:
         await live.attach(process)
         if incoming:
@@ -106,7 +106,8 @@ async def stop(live: LiveMachine, *, hard: bool, timeout_s: float) -> None:
         return
     await live.move(operation)
     if not await _shut_down(live, timeout_s):
-        await live.change(state=VmState.RUNNING)
+        if live.vm.state is VmState.STOPPING and live.process is not None:
+            await live.change(state=VmState.RUNNING)
         raise DeadlineError(
             f"{live.name!r} did not shut down within {timeout_s:.0f} s; it runs on.",
             hint="Wait longer with --timeout, or cut its power with --hard.",
@@ -202,8 +203,9 @@ def _memory_timeout_s(live: LiveMachine) -> float:
 async def resume_paused(live: LiveMachine) -> None:
     """Resume a guest that QEMU held (a disk that was full); it is told again when the reason persists."""
     next_state(live.vm.state, Operation.RESUME, name=live.name)
-    await live.move(Operation.RESUME, pause_reason=None)
     await live.qmp.cont()
+    if live.vm.state is VmState.PAUSED:  # else QEMU's event was first
+        await live.move(Operation.RESUME, pause_reason=None)
 
 
 async def _unlink(path: Path) -> None:
