@@ -65,11 +65,13 @@ def clone(
         raise UsageError("--connect and --disconnect-nics exclude each other.")
     if uuid and len(name) > 1:
         raise UsageError("--uuid is for a single clone.")
+    changes = parsing.nic_changes(nic, mac)
+    session.named += [("network", change.network) for change in changes if change.network]
     fields = {
         "names": tuple(name),
         "connect": connect,
         "disconnect_nics": disconnect_nics,
-        "nics": parsing.nic_changes(nic, mac),
+        "nics": changes,
         "uuid": uuid,
         "extra_config": parsing.keys(set_),
         "dry_run": dry_run,

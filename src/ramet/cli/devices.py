@@ -75,7 +75,9 @@ def nic_add(
     """Add a network card, also while the VM runs."""
     from ramet.cli import parsing
 
-    _done(session, session.client.add_nic(session.vm(vm), parsing.nic(network)), vm, "network card added")
+    request = parsing.nic(network)
+    session.named.append(("network", request.network or ""))
+    _done(session, session.client.add_nic(session.vm(vm), request), vm, "network card added")
 
 
 @command(
@@ -104,6 +106,7 @@ def nic_set(
 
     if network is None and connect is None and mac is None:
         raise UsageError("Nothing to change was given.", hint="See 'ramet vm nic set --help'.")
+    session.named.append(("network", network or ""))
     fields = {"id": nic_id, "network": "" if network == "none" else network, "connected": connect, "mac": mac}
     _done(
         session, session.client.change_nic(session.vm(vm), parsing.request(NicChange, fields)), vm, f"{nic_id} changed"

@@ -115,12 +115,14 @@ class Session:
         from difflib import get_close_matches
 
         for kind, name in self.named:
-            if name in error.message:
-                near = get_close_matches(name, self._names(kind), n=3)
-                guess = f"Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
-                said = error.hint if error.hint and "Did you mean" not in error.hint else f"See 'ramet {kind} ls'."
-                error.hint = f"{guess} {said}".strip()
-                return
+            known = self._names(kind) if repr(name) in error.message else [name]
+            if name in known:
+                continue  # it is something else that is not there
+            near = get_close_matches(name, known, n=3)
+            guess = f"Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+            said = error.hint if error.hint and "Did you mean" not in error.hint else f"See 'ramet {kind} ls'."
+            error.hint = f"{guess} {said}".strip()
+            return
 
     def _names(self, kind: str) -> list[str]:
         from ramet.errors import RametError

@@ -93,13 +93,15 @@ def create(
 
     if image:
         session.named.append(("image", image))
+    nics = parsing.nics(nic, no_nic)
+    session.named += [("network", one.network) for one in nics or () if one.network]
     fields = {
         "name": name,
         "image": image,
         "memory_mib": parse_size_mib(memory) if memory else None,
         "vcpus": cpus,
         "firmware": firmware,
-        "nics": parsing.nics(nic, no_nic),
+        "nics": nics,
         "disks": tuple(parsing.disk(text) for text in disk or ()),
         "display": display,
         "cdroms": tuple(str(Path(file).expanduser().absolute()) for file in cdrom or ()),

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from ramet.errors import BusyError, StateError
-from ramet.model.host import Image
+from ramet.errors import BusyError, NotFoundError, StateError
+from ramet.model.host import Image, Network
 from ramet.model.machine import VmState
 from ramet.model.requests import ChangeVm, CreateVm, NicRequest, StopVm
 from tests.unit.cli.cli_kit import NOW, FakeClient, clone_of, run, stun, vm_view
@@ -261,6 +261,32 @@ def test_an_unknown_vm_is_answered_with_near_names(client: FakeClient) -> None:
     result = run(client, "vm", "show", "wbe")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == "error: There is no VM 'wbe'.\nhint: Did you mean 'web'? See 'ramet vm ls'.\n"
+
+
+def test_what_is_there_is_not_suggested_for_what_is_not(client: FakeClient) -> None:
+    client.fails["remove_disk"] = NotFoundError("'web' has no disk 'disk9'.", hint="It has: disk0.")
+    assert run(client, "vm", "disk", "rm", "web", "disk9").stderr == (
+        "error: 'web' has no disk 'disk9'.\nhint: It has: disk0.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["clone", "web", "x", "--nic", "net0=lba"],
+        ["vm", "create", "x", "--nic", "lba,model=e1000e"],
+        ["vm", "nic", "add", "web", "lba"],
+        ["vm", "nic", "set", "web", "net0", "--network", "lba"],
+    ],
+)
+def test_near_port_groups_are_suggested(client: FakeClient, args: list[str]) -> None:
+    client.networks = [Network(name="lab")]
+    for method in ("clone_vm", "create_vm", "add_nic", "change_nic"):
+        client.fails[method] = NotFoundError("There is no port group 'lba'.")
+    result = run(client, *args)
+    assert result.stderr == (
+        "error: There is no port group 'lba'.\nhint: Did you mean 'lab'? See 'ramet network ls'.\n"
+    )
 
 
 def test_states_and_busy_vms_are_the_daemons_sentences(client: FakeClient) -> None:
