@@ -77,6 +77,16 @@ class GuestDesk:
         networks = self._floor.rooms.networks
         return dict(await networks.addresses()) if networks.privileged else {}
 
+    async def _connect_tcp(self, name: str, address: str, port: int) -> socket.socket:
+        try:
+            return await self._floor.rooms.networks.connect_tcp(address, port, CONNECT_TIMEOUT_S)
+        except OSError as exc:
+            reason = exc.strerror or str(exc) or "no answer"
+            raise GuestError(
+                f"{name!r} ({address}) does not take connections on port {port}: {reason}.",
+                hint="Is the service running in the guest?",
+            ) from exc
+
     async def address_of(self, ref: str) -> str:
         """The first IPv4 address at which the daemon's namespace reaches the guest. Raises NotFoundError."""
         live = self._floor.find(ref)
@@ -110,7 +120,7 @@ class GuestDesk:
             if port is None:
                 raise UsageError("A TCP stream needs a port.")
             address = await self.address_of(ref)
-            return await self._floor.rooms.networks.connect_tcp(address, port, CONNECT_TIMEOUT_S)
+            return await self._connect_tcp(live.name, address, port)
         if kind == "vnc" and live.vm.machine.display is Display.NONE:
             raise UnsupportedError(f"{live.name!r} has no display.", hint="Create it with --display vga.")
         if kind not in ("console", "vnc"):

@@ -28,7 +28,7 @@ BLOB_MIB = 48
 TASK_TIMEOUT_S = 300.0
 BOOT_TIMEOUT_S = 120.0
 
-_FILL = f"head -c {BLOB_MIB}M /dev/urandom > /tmp/blob && md5sum < /tmp/blob"
+_FILL = f"dd if=/dev/urandom of=/tmp/blob bs=1M count={BLOB_MIB} 2>/dev/null && md5sum < /tmp/blob"
 _SUM = "md5sum < /tmp/blob"
 _FREEZE = (
     "(vmware-rpctool instantclone.freeze; echo $? > /tmp/frozen; "
@@ -60,7 +60,8 @@ async def _live(host: Host, names: list[str], before: str) -> CheckView:
     await _sh(host, clone, "echo changed > /tmp/blob")
     after = await _sh(host, source, _SUM)
     good = set(sums.values()) == {before} and after == before
-    return _check("live clone", good, f"{BLOB_MIB} MiB of guest memory: {sums}; the source later: {after}")
+    found = f"{BLOB_MIB} MiB of guest memory are the same in source and clone, and stay the source's own"
+    return _check("live clone", good, found if good else f"{before} before; {sums}; the source later: {after}")
 
 
 async def _frozen(host: Host, names: list[str], before: str) -> list[CheckView]:
@@ -73,7 +74,9 @@ async def _frozen(host: Host, names: list[str], before: str) -> list[CheckView]:
         found = await _sh(host, clone, _SUM)
         told = await _sh(host, clone, "until [ $(wc -l < /tmp/frozen) -ge 2 ]; do :; done; cat /tmp/frozen")
         good = found == before and told.split() == ["0", clone]
-        checks.append(_check(f"frozen clone {clone[-1]}", good, f"checksum {found}, the guest's script: {told!r}"))
+        right = "the same memory, and the script in the guest went on with its own key"
+        seen = right if good else f"checksum {found} instead of {before}; the guest's script said {told!r}"
+        checks.append(_check(f"frozen clone {clone[-1]}", good, seen))
     frozen = (await host.show_vm(source)).state is VmState.FROZEN
     return [*checks, _check("frozen source", frozen, "it stays frozen" if frozen else "it does not stay frozen")]
 
