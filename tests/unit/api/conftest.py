@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.unit.api.api_kit import Served
 
 from ramet.api import Client
+from tests.unit.api.api_kit import Served
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.unit.api.api_kit import PNG, Served
 
 from ramet.api import Client
 from ramet.errors import (
@@ -39,6 +38,7 @@ from ramet.model.requests import (
     NicRequest,
     StopVm,
 )
+from tests.unit.api.api_kit import PNG, Served
 
 
 @pytest.fixture

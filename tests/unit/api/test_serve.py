@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.api.api_kit import Served
 
 from ramet.api import Client
 from ramet.api.launch import start_daemon
 from ramet.errors import PeerError
 from ramet.model.host import TaskState
+from tests.unit.api.api_kit import Served
 
 pytestmark = pytest.mark.slow
 

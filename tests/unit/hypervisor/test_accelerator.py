@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.unit.hypervisor.plan_kit import QEMU, open_fds
 
 from ramet.hypervisor.accelerator import CACHE_NAME, AcceleratorReport, find_kernel, probe
 from ramet.hypervisor.version import Qemu
 from ramet.model.machine import Accelerator
+from tests.unit.hypervisor.plan_kit import QEMU, open_fds
 
 DEVICE = Path("/dev/null")
 """Opens, as a /dev/kvm would."""

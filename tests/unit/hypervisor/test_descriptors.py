@@ -8,10 +8,10 @@ import stat
 from pathlib import Path
 
 import pytest
-from tests.unit.hypervisor.plan_kit import open_fds
 
 from ramet.errors import UsageError
 from ramet.hypervisor.descriptors import DescriptorTable, SocketKind
+from tests.unit.hypervisor.plan_kit import open_fds
 
 
 def some_fd() -> int:

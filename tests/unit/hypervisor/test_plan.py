@@ -11,6 +11,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from ramet.errors import UnsupportedError, UsageError
+from ramet.hypervisor.arguments import pci
+from ramet.hypervisor.plan import LaunchPlan, NicBackend, RunDir, build_plan
+from ramet.model.machine import Accelerator, Disk, Display, Firmware, KernelBoot, Machine, Nic, NicModel
 from tests.unit.hypervisor.plan_kit import (
     QEMU,
     chain,
@@ -21,11 +26,6 @@ from tests.unit.hypervisor.plan_kit import (
     options_of,
     with_version,
 )
-
-from ramet.errors import UnsupportedError, UsageError
-from ramet.hypervisor.arguments import pci
-from ramet.hypervisor.plan import LaunchPlan, NicBackend, RunDir, build_plan
-from ramet.model.machine import Accelerator, Disk, Display, Firmware, KernelBoot, Machine, Nic, NicModel
 
 MIB = 1 << 20
 

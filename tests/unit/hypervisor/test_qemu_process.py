@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from tests.unit.hypervisor.plan_kit import open_fds
 
 from ramet.errors import DeadlineError, PrivilegeError
 from ramet.hypervisor.descriptors import DescriptorTable
 from ramet.hypervisor.plan import LaunchPlan
 from ramet.hypervisor.process import ExitStatus, QemuProcess, QemuUser, boot_id, find_user
 from ramet.model.machine import Accelerator, Process
+from tests.unit.hypervisor.plan_kit import open_fds
 
 WAIT_S = 20.0
 

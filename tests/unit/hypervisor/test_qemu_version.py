@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.unit.hypervisor.plan_kit import QEMU, with_version
 
 from ramet.errors import UnsupportedError
 from ramet.hypervisor.elf import read_elf
 from ramet.hypervisor.version import find_qemu
+from tests.unit.hypervisor.plan_kit import QEMU, with_version
 
 HAS_QEMU = shutil.which("qemu-system-x86_64") is not None
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.hypervisor.plan_kit import open_fds
-from tests.unit.hypervisor.qmp_kit import FakeMonitor, RefuseError
 
 from ramet.errors import DeadlineError, QemuError, UnsupportedError
 from ramet.hypervisor.blocknodes import DiskChain, LayerFile
 from ramet.hypervisor.qmp import QmpSession
 from ramet.model.machine import Disk, Nic
+from tests.unit.hypervisor.plan_kit import open_fds
+from tests.unit.hypervisor.qmp_kit import FakeMonitor, RefuseError
 
 WAIT_S = 10.0
 

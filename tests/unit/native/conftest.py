@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.unit.native.native_kit import LIBRARY_SOURCES, NATIVE, PROGRAMS, Nursery, compile_c
 
 from ramet.hypervisor.fork import NativePaths
+from tests.unit.native.native_kit import LIBRARY_SOURCES, NATIVE, PROGRAMS, Nursery, compile_c
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

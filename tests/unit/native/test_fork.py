@@ -7,9 +7,9 @@ import signal
 from pathlib import Path
 
 import pytest
-from tests.unit.native.native_kit import PROGRAMS, RAM_BYTES, Nursery, Process, compile_c
 
 from ramet.errors import ForkError
+from tests.unit.native.native_kit import PROGRAMS, RAM_BYTES, Nursery, Process, compile_c
 
 PAGE = 4096
 

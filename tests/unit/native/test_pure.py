@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.unit.native.native_kit import NATIVE
 
 from ramet.hypervisor.fork import ForkRequest, encode_fork, encode_merge, encode_query
+from tests.unit.native.native_kit import NATIVE
 
 PAGE = 4096
 Case = tuple[str, int, bytes]

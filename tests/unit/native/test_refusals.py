@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.unit.native.native_kit import PROGRAMS, RAM_BYTES, TIMEOUT_S, Nursery, Process, compile_c, raw_packets
 
 from ramet.errors import ForkError
 from ramet.hypervisor.fork import (
@@ -26,6 +25,7 @@ from ramet.hypervisor.fork import (
     environment,
     listen_control,
 )
+from tests.unit.native.native_kit import PROGRAMS, RAM_BYTES, TIMEOUT_S, Nursery, Process, compile_c, raw_packets
 
 HEAD = struct.Struct("=IHHIIIIII")
 MAGIC = 0x4B464D56

@@ -10,10 +10,10 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
-from tests.unit.network.network_kit import Lab, needs_privilege
 
 from ramet.model.host import Network
 from ramet.network.forward import Forwarder, pipe
+from tests.unit.network.network_kit import Lab, needs_privilege
 
 
 @contextmanager

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.unit.network.network_kit import Lab, exchange, is_answered, needs_privilege
-
 from ramet.model.host import Network
 from ramet.network.firewall import Guard
+from tests.unit.network.network_kit import Lab, exchange, is_answered, needs_privilege
 
 pytestmark = needs_privilege
 

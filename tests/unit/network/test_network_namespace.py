@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.unit.network.network_kit import needs_privilege, traces
 
 from ramet.errors import DeadlineError, InternalError, ToolError
 from ramet.network.namespace import Namespace, NamespaceThread, run_tool
+from tests.unit.network.network_kit import needs_privilege, traces
 
 pytestmark = needs_privilege
 

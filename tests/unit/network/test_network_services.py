@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.unit.network.network_kit import Lab, Room, needs_privilege
 
 from ramet.errors import DeadlineError, ToolError, UnsupportedError
 from ramet.model.host import Network
 from ramet.network import services
 from ramet.network.addresses import gateway_of
+from tests.unit.network.network_kit import Lab, Room, needs_privilege
 
 pytestmark = needs_privilege
 

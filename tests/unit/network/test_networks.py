@@ -7,12 +7,12 @@ import socket
 from pathlib import Path
 
 import pytest
-from tests.unit.network.network_kit import Lab, needs_privilege
 
 from ramet.errors import BusyError, ConflictError, DeadlineError, NotFoundError, PrivilegeError, UsageError
 from ramet.model.host import Network
 from ramet.network import privilege
 from ramet.network.manager import Networks
+from tests.unit.network.network_kit import Lab, needs_privilege
 
 
 @needs_privilege

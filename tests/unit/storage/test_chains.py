@@ -7,9 +7,9 @@ from contextlib import ExitStack
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
-from tests.unit.storage.storage_kit import CLUSTER, Change, changes, contents, fresh_store, write
 
 from ramet.storage import LayerStore
+from tests.unit.storage.storage_kit import CLUSTER, Change, changes, contents, fresh_store, write
 
 SIZE = 6 * CLUSTER
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.storage.storage_kit import CLUSTER, MIB, Change, changes, contents, files, fresh_store, tool, write
 
 from ramet.errors import CapacityError, ToolError, UsageError
 from ramet.storage import DEFAULT_BOUND, Layer, LayerStore, flatten, plan_flatten, read_header
+from tests.unit.storage.storage_kit import CLUSTER, MIB, Change, changes, contents, files, fresh_store, tool, write
 
 SIZE = 16 * CLUSTER
 

@@ -11,7 +11,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.unit.storage.storage_kit import CLUSTER, MIB, Change, contents, files, info, tool, write
 
 from ramet.errors import (
     BusyError,
@@ -33,6 +32,7 @@ from ramet.storage import (
     qcow2,
     set_backing_name,
 )
+from tests.unit.storage.storage_kit import CLUSTER, MIB, Change, contents, files, info, tool, write
 
 NOISE = random.Random(7).randbytes(CLUSTER)
 DESCRIPTOR = (

@@ -12,10 +12,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from tests.unit.storage.storage_kit import MIB, Change, contents, files, write
 
 from ramet.errors import CapacityError, ConflictError, DamagedError, NotFoundError, UsageError
 from ramet.storage import LayerStore, set_backing_name
+from tests.unit.storage.storage_kit import MIB, Change, contents, files, write
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from tempfile import TemporaryFile
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.storage.storage_kit import MIB, Change, info, tool, write
 
 from ramet.errors import DamagedError, UnsupportedError, UsageError
 from ramet.storage import is_pristine, qcow2, read_header, set_backing_name, write_empty_overlay
+from tests.unit.storage.storage_kit import MIB, Change, info, tool, write
 
 SIZES = st.one_of(
     st.integers(2 * 1024, 16 * 1024 * 1024 * 2).map(lambda sectors: sectors * 512),
