@@ -65,7 +65,7 @@ class Guests:
     async def boot(self, name: str, memory_mib: int = 256, disk_mib: int | None = None, **more: object) -> str:
         """A micro guest whose agent answers."""
         nics = more.pop("nics", (NicRequest(network=None),))
-        request = CreateVm(name=name, image="micro", memory_mib=memory_mib, nics=nics, start=disk_mib is None, **more)  # type: ignore[arg-type]
+        request = CreateVm(name=name, image="micro", memory_mib=memory_mib, nics=nics, start=disk_mib is None, **more)
         self._made.append(name)
         await finish(self.host, await self.host.create_vm(request))
         if disk_mib is not None:
@@ -76,7 +76,7 @@ class Guests:
 
     async def clone(self, source: str, *names: str, **more: object) -> list[CloneResult]:
         self._made.extend(names)
-        result = await finish(self.host, await self.host.clone_vm(source, CloneVm(names=names, **more)))  # type: ignore[arg-type]
+        result = await finish(self.host, await self.host.clone_vm(source, CloneVm(names=names, **more)))
         return [CloneResult.model_validate(one) for one in result]
 
     async def sh(self, name: str, script: str, check: bool = True) -> str:
