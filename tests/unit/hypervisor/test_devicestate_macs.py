@@ -25,6 +25,7 @@ def section_of(name: str) -> Section:
 VIRTIO = section_of("0000:00:10.0:00.0/virtio-net")
 SECOND_VIRTIO = section_of("0000:00:03.0/virtio-net")
 E1000E = section_of("0000:00:11.0:00.0/e1000e")
+VMXNET3 = section_of("0000:00:12.0:00.0/vmxnet3")
 
 
 def changed_offsets(before: bytes, after: bytes) -> list[int]:
@@ -73,10 +74,29 @@ def test_e1000e_has_the_address_in_registers_eeprom_and_permanent_field() -> Non
     assert all(E1000E.offset <= at < E1000E.offset + E1000E.length for at in changed)
 
 
-def test_a_vmxnet3_is_not_in_the_stream() -> None:
+def serial_number(stream: bytes, section: Section, capability: int) -> str:
+    """Of a PCI Express device: behind its version and the header of the capability."""
+    assert section.device is not None
+    at = section.offset + 4 + capability
+    assert stream[at : at + 4] == bytes.fromhex("03000100")
+    return stream[at + 4 : at + 12].hex()
+
+
+def test_express_cards_get_the_serial_number_that_their_new_address_makes() -> None:
+    """As `e1000e_gen_dsn` and `vmxnet3_device_serial_num` make it; QEMU refuses a state with another."""
+    assert serial_number(REAL_STREAM, E1000E, 0x140) == "02bbaaffff005452"
+    assert serial_number(REAL_STREAM, VMXNET3, 0x100) == "feaabb03525400ff"
+    after = replace_macs(REAL_STREAM, {REAL_MACS[2]: NEW, REAL_MACS[3]: "52:54:00:11:22:33"})
+    assert serial_number(after, E1000E, 0x140) == "eeddccffff005452"
+    assert serial_number(after, VMXNET3, 0x100) == "fe112233525400ff"
+
+
+def test_of_a_vmxnet3_only_the_serial_number_is_in_the_stream() -> None:
     """QEMU does not save its address: the clone's card has the one of its command line already."""
     assert raw(REAL_MACS[3]) not in REAL_STREAM
-    assert replace_macs(REAL_STREAM, {REAL_MACS[3]: NEW}) == REAL_STREAM
+    after = replace_macs(REAL_STREAM, {REAL_MACS[3]: NEW})
+    serial = VMXNET3.offset + 4 + 0x104
+    assert changed_offsets(REAL_STREAM, after) == [serial + 1, serial + 2, serial + 3]
 
 
 def test_all_cards_at_once() -> None:

@@ -7,6 +7,9 @@ Where a card keeps its address differs by model (QEMU 7.2 to 10):
                 the first three words of the EEPROM, whose 64 words add up to 0xBABA, and the permanent address
     vmxnet3     nowhere: QEMU does not save it, the clone's comes from its command line
 
+The PCI Express cards, e1000e and vmxnet3, have a serial number made of the address among their PCI capabilities, too.
+It is read-only, so QEMU refuses a state whose serial number is not the one that the clone's command line makes.
+
 A guest may have set another address by itself; such a place is left as it is, as a real card would keep it. A reset of
 the card (the guest's driver reloaded) brings out the clone's own one, which its command line names.
 """
@@ -24,6 +27,12 @@ NIC_MODELS = frozenset({"virtio-net", "e1000e", "vmxnet3"})
 
 _E1000E_RECEIVE_ADDRESS = 0x5400 >> 2  # index of RAL0 in the register file; RAH0 follows
 _E1000E_CHECKSUM_WORD = 0x3F
+_CONFIG_BYTES = 4096
+_VERSION_BYTES = 4
+_FIRST_CAPABILITY = 0x100
+_SERIAL_NUMBER = 0x0003  # PCI_EXT_CAP_ID_DSN
+# Where in the 8 bytes of the serial number each byte of the address stands.
+_SERIAL_ORDER = {"e1000e": (7, 6, 5, 2, 1, 0), "vmxnet3": (4, 5, 6, 1, 2, 3)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +101,8 @@ def _section_patches(stream: bytes, section: Section, old: bytes, new: bytes) ->
         yield from _virtio_patches(stream, section, old, new)
     elif model == "e1000e":
         yield from _e1000e_patches(stream, section, old, new)
+    if model in _SERIAL_ORDER:
+        yield from _serial_patches(stream, section, old, new)
 
 
 def _virtio_patches(stream: bytes, section: Section, old: bytes, new: bytes) -> Iterator[Patch]:
@@ -118,6 +129,34 @@ def _e1000e_patches(stream: bytes, section: Section, old: bytes, new: bytes) -> 
         value = int.from_bytes(stream[checksum : checksum + 2], "big") + _word_sum(old) - _word_sum(new)
         yield Patch(eeprom, _swapped(new))
         yield Patch(checksum, (value & 0xFFFF).to_bytes(2, "big"))
+
+
+def _serial_patches(stream: bytes, section: Section, old: bytes, new: bytes) -> Iterator[Patch]:
+    at, order = _serial_number(stream, section), _SERIAL_ORDER[section.device.vmsd_name if section.device else ""]
+    if at is None or any(stream[at + place] != byte for place, byte in zip(order, old, strict=True)):
+        return
+    serial = bytearray(stream[at : at + 8])
+    for place, byte in zip(order, new, strict=True):
+        serial[place] = byte
+    yield Patch(at, bytes(serial))
+
+
+def _serial_number(stream: bytes, section: Section) -> int | None:
+    """Offset in the stream of the 8 bytes of a PCI Express device's serial number; None when it has none."""
+    fields = section.device.fields if section.device else ()
+    parent = next((field for field in fields if field.name.startswith("parent_obj")), None)
+    if parent is None or parent.length < _VERSION_BYTES + _CONFIG_BYTES:  # not Express: no extended capabilities
+        return None
+    start = section.offset + parent.offset + _VERSION_BYTES
+    config = stream[start : start + _CONFIG_BYTES]
+    at, seen = _FIRST_CAPABILITY, set()
+    while _FIRST_CAPABILITY <= at <= _CONFIG_BYTES - 12 and at not in seen:
+        seen.add(at)
+        header = int.from_bytes(config[at : at + 4], "little")
+        if header & 0xFFFF == _SERIAL_NUMBER:
+            return start + at + 4
+        at = header >> 20
+    return None
 
 
 def _span(section: Section, name: str, size: int, count: int) -> int:
