@@ -36,7 +36,7 @@ from ramet.cli.demo_stage import own_stage
 from ramet.cli.output import Cell, Column, Output, millis, size
 from ramet.cli.progress import follow, succeed
 from ramet.cli.session import Session
-from ramet.errors import DeadlineError, GuestError, RametError
+from ramet.errors import ConflictError, DeadlineError, GuestError, RametError
 from ramet.model.host import Task
 from ramet.model.machine import VmState
 from ramet.model.requests import BuildImage, CloneVm, CreateVm, Exec, NicRequest
@@ -107,6 +107,7 @@ class Show:
     token: str = field(default_factory=lambda: secrets.token_hex(8))
 
     def perform(self) -> None:
+        self._check_names()
         self._host()
         self._image()
         self._boot()
@@ -118,6 +119,15 @@ class Show:
         self._delete_source()
         self._times()
         self._memory()
+
+    def _check_names(self) -> None:
+        """On a state folder of the user's: nothing there is touched, so nothing there may have the show's names."""
+        wanted = {SOURCE, *self.plan.live_names, *self.plan.frozen_names}
+        taken = sorted(wanted & {vm.name for vm in self.client.list_vms()})
+        if taken:
+            raise ConflictError(
+                f"There is a VM named {taken[0]!r} already.", hint="Give the demo a folder of its own: --state DIR."
+            )
 
     # -- scenes ------------------------------------------------------------------------------------------------------
 
