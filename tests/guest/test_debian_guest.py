@@ -26,7 +26,7 @@ from ramet.testing.plain_qemu import start_plain_guest
 BOOT_S = 280.0
 CALL_S = 60.0
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500), pytest.mark.asyncio(loop_scope="session")]
 
 
 class Host:

@@ -20,6 +20,8 @@ from ramet.guest.tools_install import install_tools
 from ramet.testing.images import micro_image
 from ramet.testing.plain_qemu import PlainGuest, start_plain_guest
 
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
 BOOT_S = 90.0
 CALL_S = 30.0
 
