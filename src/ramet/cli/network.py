@@ -27,7 +27,7 @@ def create(
     cidr: Annotated[str | None, typer.Option("--cidr", metavar="CIDR", help="Its IPv4 network.")] = None,
     dhcp: Annotated[bool, typer.Option("--dhcp", help="Hand out addresses.")] = False,
     nat: Annotated[bool, typer.Option("--nat", help="Let guests reach the world through this host.")] = False,
-    isolated: Annotated[bool, typer.Option("--isolated", help="Guests do not see one another.")] = False,
+    isolated: Annotated[bool, typer.Option("--isolated", help="Guests reach each other and nothing else.")] = False,
 ) -> None:
     """Make a port group: a network of guests in the daemon's own namespace."""
     from ramet.cli import parsing
