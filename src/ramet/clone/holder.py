@@ -22,6 +22,9 @@ from ramet.hypervisor.stun_client import end_children, to_its_end
 from ramet.machine.rooms import Rooms
 from ramet.model.units import MIB
 
+OOM_SCORE_HOLDER = 100
+"""When memory is short its clones go first (300), then the source (200): what it holds is theirs."""
+
 
 @dataclass
 class HolderPlan:
@@ -58,6 +61,7 @@ async def planned_holder(rooms: Rooms, moment_id: str, memory_mib: int) -> Async
 async def held(rooms: Rooms, reply: ForkReply) -> AsyncIterator[QemuProcess]:
     """Ends the holder when its moment is let go."""
     process = QemuProcess.from_fork(reply.pid, reply.pidfd)
+    process.set_oom_score(OOM_SCORE_HOLDER)
     try:
         yield process
     finally:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ramet.clone.moments import overlay_id
-from ramet.errors import ForkError
+from ramet.errors import DeadlineError, ForkError, QemuError
 from ramet.hypervisor.devicestate import replace_macs
 from ramet.hypervisor.fork import ForkReply, ForkRequest
 from ramet.hypervisor.process import QemuProcess
@@ -166,7 +166,7 @@ async def become(seedling: Seedling, device_state: bytes, pending_rpc: bytes) ->
     )
     seedling.timings = seedling.timings.changed(qemu=_ms_since(seedling.forked_at))
     loading = time.monotonic()
-    await _load(live, patched)
+    await _load(live, process, patched)
     seedling.timings = seedling.timings.changed(load=_ms_since(loading))
     reach("clone.loaded")
     running = time.monotonic()
@@ -195,12 +195,22 @@ def _memory_file(name: str, content: bytes) -> int:
     return fd
 
 
-async def _load(live: LiveMachine, device_state: bytes) -> None:
+async def _load(live: LiveMachine, process: QemuProcess, device_state: bytes) -> None:
     fd = _memory_file(f"state-{live.id}", device_state)
     try:
         await live.qmp.incoming(fd, timeout_s=live.rooms.limits.load_s)
+    except QemuError as exc:
+        raise await _in_qemus_words(live, process, exc) from exc
     finally:
         os.close(fd)
+
+
+async def _in_qemus_words(live: LiveMachine, process: QemuProcess, error: QemuError) -> QemuError:
+    """A QEMU that refuses a state ends (before 9.1), and says why in its log, which goes with the clone."""
+    with contextlib.suppress(DeadlineError):
+        await process.wait_exit(2.0)
+        return QemuError(f"The QEMU of {live.name!r} did not take over the moment: {process.exit_reason()}.")
+    return error
 
 
 async def _set_links(seedling: Seedling) -> None:

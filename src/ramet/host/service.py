@@ -129,10 +129,23 @@ class Host:
         await self._stock.ensure_networks()
         await self._recovery.run()
         await self._stock.collect_directories()
-        for live in list(self._floor.machines.values()):
-            if live.vm.machine.autostart and live.vm.state is VmState.OFF:
-                with contextlib.suppress(RametError):
-                    await self._vms.start(live.id)
+        await self._autostart()
+
+    async def _autostart(self) -> None:
+        """One after the other, as a task of their own: guests that boot all at once hold each other up."""
+        wanted = [m.id for m in self._floor.machines.values() if m.vm.machine.autostart and m.vm.state is VmState.OFF]
+        if not wanted:
+            return
+
+        async def work(handle: TaskHandle) -> None:
+            for vm_id in wanted:
+                try:
+                    await self._vms.start(vm_id)
+                except RametError as exc:
+                    self._floor.rooms.book.emit("host.warning", f"A VM did not start by itself: {exc}")
+                await asyncio.sleep(self.settings.autostart_delay_s)
+
+        await self.tasks.start("host.autostart", f"{len(wanted)} VMs", work, cancellable=True)
 
     async def _serve_guests(self) -> None:
         """Guests that freeze themselves, or must be started again after a reset."""

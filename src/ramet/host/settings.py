@@ -56,17 +56,11 @@ class Settings(Model):
     chain_bound: int = Field(
         default=8, ge=2, le=64, description="Layers a disk may be deep before it is flattened in the background."
     )
-    default_memory_mib: int = Field(
-        default=512, ge=32, description="Memory of a VM whose image and request say nothing, MiB."
-    )
     stun_bound_ms: float = Field(
         default=10_000.0, gt=0, description="A stun that lasts longer is given up: the source runs again, ms."
     )
     start_timeout_s: float = Field(default=60.0, gt=0, description="For a QEMU to come up, seconds.")
     qmp_timeout_s: float = Field(default=30.0, gt=0, description="For one command to QEMU, seconds.")
-    shutdown_timeout_s: float = Field(
-        default=60.0, gt=0, description="For a guest to power off when it is asked to, seconds."
-    )
     autostart_delay_s: float = Field(
         default=1.0, ge=0, description="Between two VMs that start by themselves, seconds."
     )
