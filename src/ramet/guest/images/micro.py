@@ -26,7 +26,7 @@ _KERNELS = ("linux-image-amd64", "linux-image-generic")
 _MODULES = (
     *("virtio_pci", "virtio_console", "virtio_rng", "virtio_balloon", "virtio_net", "virtio_blk", "virtio_scsi"),
     *("sd_mod", "e1000e", "vmxnet3", "ext4", "crc32c_generic", "crc32c_intel", "button", "evdev", "pvpanic_pci"),
-    *("ahci", "sr_mod", "isofs"),
+    *("ahci", "sr_mod", "isofs", "bochs", "virtio_gpu"),
 )
 _APPEND = (
     # tty0 first: the last console named is the one that /dev/console means.
