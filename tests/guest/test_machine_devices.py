@@ -36,8 +36,7 @@ async def seen(host: Host, tmp_path_factory: pytest.TempPathFactory) -> AsyncIte
     disc = tmp_path_factory.mktemp("cd") / "disc.iso"
     disc.write_bytes(cd_image("DISC", {"note": b"made by hand"}))
     guests = Guests(host)
-    more = {"display": Display.VGA, "cdroms": (str(disc),), "ssh_keys": (KEY,)}
-    await guests.boot("seen", memory_mib=160, **more)
+    await guests.boot("seen", memory_mib=160, display=Display.VGA, cdroms=(str(disc),), ssh_keys=(KEY,))
     yield "seen"
     await guests.remove_all()
 
