@@ -12,8 +12,8 @@ from ramet.guest.iso9660 import cd_image
 
 LABEL = "CIDATA"
 _MAX_USER_DATA_BYTES = 1 << 20
-# The type, base64, a comment; one line, or a key could bring more of them in.
-_KEY = re.compile(r"^[a-z0-9@.-]+ [A-Za-z0-9+/]+=*( [^\x00-\x1f\x7f]*)?$")
+# The type, base64 (of a length first, whose upper bytes are zero), a comment; one line, or a key could bring more in.
+_KEY = re.compile(r"^(?:ssh|ecdsa|sk)-[a-z0-9@.-]+ AAAA[A-Za-z0-9+/]*=*( [^\x00-\x1f\x7f]*)?$")
 
 
 def check_ssh_key(key: str) -> str:

@@ -57,6 +57,8 @@ class VmDesk:
     async def start(self, ref: str) -> Task:
         live = self._floor.find(ref)
         operation = Operation.RESUME if live.vm.state is VmState.SUSPENDED else Operation.START
+        if allows(live.vm.state, operation):
+            check_memory(live.name, live.vm.machine.memory_mib)
         return await self._run(live, "vm.start", operation, lambda _: self.start_now(live), cancellable=True)
 
     async def start_again(self, vm_id: str) -> None:
