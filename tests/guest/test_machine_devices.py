@@ -7,7 +7,6 @@ import re
 import struct
 import zlib
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 import pytest_asyncio
