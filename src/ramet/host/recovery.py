@@ -86,6 +86,7 @@ class Recovery:
 
     async def _without_process(self, live: LiveMachine, *, half_made: bool) -> None:
         vm = live.vm
+        await asyncio.to_thread(live.unconfine)
         if half_made and vm.state is VmState.STARTING:
             await self._floor.rooms.book.forget(vm.id)
         elif vm.state is VmState.STARTING and self._floor.rooms.paths.suspended_state(vm.id).exists():
