@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import os
 import select
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
-from ramet.errors import ConflictError, DeadlineError, StateError, UsageError
+from ramet.errors import ConflictError, DeadlineError, QemuError, StateError, UsageError
 from ramet.host.selftest import finish
 from ramet.host.service import Host
 from ramet.hypervisor.process import find_user
@@ -135,6 +136,7 @@ async def test_names_and_keys_change_while_the_guest_runs(host: Host, guests: Gu
 
 
 async def test_a_suspended_guest_goes_on_where_it_was(host: Host, guests: Guests, worker: str) -> None:
+    await guests.sh(worker, "date -s '2001-02-03 04:05:06'")
     before = await guests.sh(worker, "head -c 8M /dev/urandom > /run/blob; md5sum < /run/blob")
     await finish(host, await host.suspend_vm(worker))
     view = await host.show_vm(worker)
@@ -149,6 +151,7 @@ async def test_a_suspended_guest_goes_on_where_it_was(host: Host, guests: Guests
     assert await state_of(host, worker) is VmState.RUNNING
     assert not saved.exists()
     assert await guests.sh(worker, "md5sum < /run/blob") == before
+    assert abs(int(await guests.sh(worker, "date +%s")) - time.time()) < 30
     await guests.sh(worker, TICK)
     assert "BAD" not in await guests.sh(worker, "cat /run/memcheck")
     assert await guests.sh(worker, "echo 3 > /proc/sys/vm/drop_caches; cat /d/f") == "kept"
@@ -159,8 +162,15 @@ async def test_a_suspended_guest_goes_on_where_it_was(host: Host, guests: Guests
     assert await guests.sh("sleeper", "md5sum < /run/blob") == before
     await guests.sh("sleeper", TICK)
     assert "BAD" not in await guests.sh("sleeper", "cat /run/memcheck")
+    # A state that cannot be loaded is kept until its owner says otherwise.
     await finish(host, await host.suspend_vm("sleeper"))
+    saved = saved.parents[1] / (await host.show_vm("sleeper")).id / saved.name
+    os.truncate(saved, saved.stat().st_size // 2)
+    with pytest.raises(QemuError, match="'ramet vm stop --hard' discards it"):
+        await finish(host, await host.resume_vm("sleeper"))
+    assert await state_of(host, "sleeper") is VmState.SUSPENDED
     await finish(host, await host.stop_vm("sleeper", StopVm(hard=True)))
+    assert not saved.exists()
     assert await state_of(host, "sleeper") is VmState.OFF
 
 
@@ -183,7 +193,7 @@ async def test_a_guest_restarts_itself_and_so_does_its_clone(host: Host, guests:
 
 
 async def test_a_guest_is_stopped_by_its_agent_by_its_button_or_at_once(
-    host: Host, guests: Guests, worker: str
+    host: Host, guests: Guests, worker: str, checker: Path
 ) -> None:
     await guests.sh(worker, "echo agent > /d/f")  # not synced: the clean stop does that
     await finish(host, await host.stop_vm(worker, StopVm(timeout_s=60)))
@@ -195,8 +205,14 @@ async def test_a_guest_is_stopped_by_its_agent_by_its_button_or_at_once(
     assert await guests.sh(worker, "nproc") == "2"
     assert int(await guests.sh(worker, "awk '/MemTotal/ { print $2 }' /proc/meminfo")) > 170 * 1024
     assert await guests.sh(worker, f"{MOUNT}; cat /d/f") == "agent"
-    # Two processors survive a clone.
+    # Two processors, both busy with memory, survive a clone.
+    await guests.push(worker, checker, "/bin/memcheck")
+    for out in ("/run/memcheck", "/run/second"):
+        await guests.sh(worker, f"(/bin/memcheck 24 > {out} 2>&1 &) ; until grep -q tick {out}; do sleep 0.05; done")
     await guests.clone(worker, "pair")
+    for name in ("pair", worker):
+        await guests.sh(name, TICK)
+        assert "BAD" not in await guests.sh(name, "cat /run/memcheck /run/second")
     assert await guests.sh("pair", "nproc; taskset 1 echo a; taskset 2 echo b") == "2\na\nb"
     # A guest that does not listen runs on, until its power is cut.
     await guests.sh("pair", "echo hard > /d/f; sync; ln -sf /bin/true /sbin/shutdown; killall acpid")
@@ -240,8 +256,11 @@ async def test_what_guests_did_while_no_daemon_listened(host: Host) -> None:
                     await wait_state(second, name, VmState.RUNNING, since)
                 await second.wait_agent("restarts", BOOT_TIMEOUT_S)
                 assert await guests.sh("restarts", "cat /run/token 2>/dev/null || echo fresh") == "fresh"
+                ids = [vm.id for vm in await second.list_vms()]
             finally:
                 await second.stop_all_vms()
+        groups = {path.name for path in Path("/sys/fs/cgroup").glob("**/lineage-*/vm-*")}
+        assert not groups & {f"vm-{vm_id}" for vm_id in ids}
 
 
 async def processes_ended(*pids: int | None) -> None:

@@ -17,6 +17,7 @@ from ramet.machine.wiring import wire
 from ramet.model.machine import VmState
 
 KILL_TIMEOUT_S = 10.0
+CLOCK_TIMEOUT_S = 5.0
 
 
 async def start(live: LiveMachine) -> None:
@@ -36,8 +37,8 @@ async def start(live: LiveMachine) -> None:
             if isinstance(exc, RametError) and suspended:
                 exc.hint = exc.hint or "Its saved state is kept; 'ramet vm stop --hard' discards it."
             raise
-        if suspended:
-            await _unlink(live.rooms.paths.suspended_state(live.id))
+    if suspended:
+        await _set_clock(live)
 
 
 async def _settle_machine_type(live: LiveMachine) -> None:
@@ -59,6 +60,8 @@ async def _launch(live: LiveMachine, *, incoming: bool) -> None:
         await restore_links(live)
         # Recorded first: a guest that has executed must never be taken for one that can be resumed again from disk.
         await live.mark_running(process, launched=True)
+        if incoming:
+            await _unlink(live.rooms.paths.suspended_state(live.id))
         await live.qmp.cont()
     except BaseException as exc:
         await end_process(live, process)
@@ -77,7 +80,7 @@ async def restore_links(live: LiveMachine) -> None:
 async def _abort_start(live: LiveMachine, suspended: bool) -> None:
     if live.vm.state is VmState.STARTING:
         await live.move(Happening.START_FAILED, process=None)
-    if suspended and live.vm.state is VmState.OFF:
+    if suspended and live.vm.state is VmState.OFF and live.rooms.paths.suspended_state(live.id).exists():
         await live.change(state=VmState.SUSPENDED)
 
 
@@ -193,6 +196,14 @@ async def _load_suspended(live: LiveMachine) -> None:
         await live.qmp.configure_migration()
     finally:
         os.close(fd)
+
+
+async def _set_clock(live: LiveMachine) -> None:
+    """The guest's clock stood still with it. Where an agent listens it is set; a guest without keeps its own time."""
+    with contextlib.suppress(RametError, OSError, TimeoutError):
+        if await live.qmp.is_listening("agent"):
+            async with asyncio.timeout(CLOCK_TIMEOUT_S):
+                await live.agent.set_time(time.time())
 
 
 def _memory_timeout_s(live: LiveMachine) -> float:
