@@ -148,13 +148,20 @@ async def test_disks_change_while_the_vm_is_off_and_keep_what_they_have(
     gone = {layer.id for layer in view.disks[3].chain}
     await host.remove_disk(ark, "disk3")
     await host.grow_disk(ark, "disk0", GrowDisk(size_mib=72))
-    await host.add_disk(ark, AddDisk(size_mib=16))
+    for _ in range(13):
+        await host.add_disk(ark, AddDisk(size_mib=16))
+    with pytest.raises(UsageError, match="16 disks"):
+        await host.add_disk(ark, AddDisk(size_mib=16))
     assert not {f"{layer}.qcow2" for layer in gone} & layers_of(host)
     await finish(host, await host.start_vm(ark))
     await host.wait_agent(ark, BOOT_TIMEOUT_S)
-    sizes = [await sectors(guests, ark, f"vd{letter}") * 512 // MIB for letter in "abcd"]
-    assert sizes == [72, 56, 96, 16]
+    sizes = [await sectors(guests, ark, f"vd{letter}") * 512 // MIB for letter in "abcdp"]
+    assert sizes == [72, 56, 96, 16, 16]
     assert await guests.sh(ark, "dd if=/dev/vda bs=512 skip=100 count=1 2>/dev/null | head -1") == "kept"
     counts = await guests.sh(ark, "for d in vda vdb vdc; do dd if=/dev/$d bs=512 count=1 2>/dev/null; echo; done")
     first, _, last = map(int, counts.split())
     assert first - last in (0, 1)
+    await guests.sh(ark, "for d in /dev/vd?; do echo ${d#/dev/} | dd of=$d bs=512 seek=9 conv=sync oflag=direct; done")
+    await guests.clone(ark, "sixteen")
+    names = "for d in /dev/vd?; do dd if=$d bs=512 skip=9 count=1 iflag=direct 2>/dev/null | head -1; done"
+    assert await guests.sh("sixteen", names) == "\n".join(f"vd{letter}" for letter in "abcdefghijklmnop")

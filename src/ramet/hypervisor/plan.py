@@ -180,7 +180,7 @@ class _Builder:
             *flash_argv,
             *self._monitors(),
             *self._channels(),
-            *pci.root_ports(),
+            *pci.root_ports(machine),
             *misc.random_generator(),
             *memory.balloon(),
             *self._disks(),

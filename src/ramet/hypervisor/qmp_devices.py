@@ -22,7 +22,7 @@ class DeviceCommands(Executor):
 
         Raises UnsupportedError beyond net3, which have no hot-plug slot. Leaves nothing behind on failure.
         """
-        _check_slot(nic.id, int(nic.id.removeprefix("net")), pci.HOTPLUG_NICS, "NIC")
+        _check_slot(nic.id, nic.index, pci.HOTPLUG_NICS, "added", "add the NIC")
         name = None
         if tap_fd is not None:
             name = f"tap-{nic.id}"
@@ -40,14 +40,16 @@ class DeviceCommands(Executor):
             raise
 
     async def unplug_nic(self, nic_id: str, timeout_s: float = 15.0) -> None:
-        """Take a NIC out of the running guest. The guest has to agree: raises DeadlineError when it does not."""
+        """Take a NIC out of the running guest. The guest has to agree: raises DeadlineError when it does not, and
+        UnsupportedError beyond net3, whose port would stay in the source alone and not be in its clones."""
+        _check_slot(nic_id, int(nic_id.removeprefix("net")), pci.HOTPLUG_NICS, "removed", "remove the NIC")
         await self.unplug_device(nic_id, timeout_s)
         await self.execute("netdev_del", {"id": nics.netdev_id(nic_id)})
 
     async def hotplug_disk(self, chain: DiskChain) -> None:
         """Add a disk, whose nodes are there already (`add_chain`), to the running guest. See `hotplug_nic`."""
         disk_id = chain.disk.id
-        _check_slot(disk_id, int(disk_id.removeprefix("disk")), pci.HOTPLUG_DISKS, "disk")
+        _check_slot(disk_id, chain.disk.index, pci.HOTPLUG_DISKS, "added", "add the disk")
         await self.execute("device_add", disks.device(chain))
 
     async def unplug_device(self, device_id: str, timeout_s: float = 15.0) -> None:
@@ -90,9 +92,9 @@ class _AlreadyAskedError(QemuError):
     """An earlier request is still with the guest; its answer serves this one too."""
 
 
-def _check_slot(device_id: str, index: int, slots: int, what: str) -> None:
+def _check_slot(device_id: str, index: int, slots: int, done: str, remedy: str) -> None:
     if index >= slots:
         raise UnsupportedError(
-            f"{device_id} cannot be added while the VM runs: only the first {slots} of a kind can.",
-            hint=f"Stop the VM, then add the {what}.",
+            f"{device_id} cannot be {done} while the VM runs: only the first {slots} of a kind can.",
+            hint=f"Stop the VM, then {remedy}.",
         )

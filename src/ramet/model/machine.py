@@ -83,6 +83,11 @@ class Disk(Model):
     def is_efivars(self) -> bool:
         return self.id == "efivars"
 
+    @property
+    def index(self) -> int:
+        """The number in its id, which its slot is named after; the variables of UEFI have none."""
+        return int(self.id.removeprefix("disk"))
+
 
 class KernelBoot(Model):
     """Direct kernel boot: absolute host paths of files that belong to an image, and the command line."""

@@ -108,9 +108,29 @@ def test_the_place_of_a_device_depends_on_its_id_alone(machine: Machine, tmp_pat
     with make_plan(tmp_path, machine) as plan:
         places = {device["id"]: (device.get("bus"), device.get("addr")) for device in json_options(plan, "-device")}
     for nic in machine.nics:
-        slot = pci.nic_slot(int(nic.id.removeprefix("net")))
+        slot = pci.nic_slot(nic.index)
         assert places[nic.id] == (slot["bus"], slot["addr"])
-    assert sum(device.startswith("port-") for device in places) == pci.HOTPLUG_NICS + pci.HOTPLUG_DISKS
+    nics = max([pci.HOTPLUG_NICS, *(nic.index + 1 for nic in machine.nics)])
+    disks = max([pci.HOTPLUG_DISKS, *(disk.index + 1 for disk in machine.disks if not disk.is_efivars)])
+    wanted = [f"port-net{n}" for n in range(nics)] + [f"port-disk{n}" for n in range(disks)]
+    assert {device for device in places if device.startswith("port-")} == set(wanted)
+
+
+@given(machine=machines())
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_ports_are_found_in_the_order_of_what_is_behind_them(machine: Machine, tmp_path: Path) -> None:
+    """Guests name disks and NICs in the order in which they find them; function 0 is what they look for first."""
+    with make_plan(tmp_path, machine) as plan:
+        ports = [device for device in json_options(plan, "-device") if device["driver"] == "pcie-root-port"]
+    for kind in ("net", "disk"):
+        found = [tuple(int(n, 16) for n in p["addr"].split(".")) for p in ports if p["id"].startswith(f"port-{kind}")]
+        assert found == sorted(found)
+    functions: dict[str, set[int]] = {}
+    for port in ports:
+        slot, _, function = port["addr"].partition(".")
+        functions.setdefault(slot, set()).add(int(function, 16))
+    assert all(found == set(range(len(found))) for found in functions.values())
+    assert len({port["chassis"] for port in ports}) == len(ports)
 
 
 @given(machine=machines(), forked=st.booleans())

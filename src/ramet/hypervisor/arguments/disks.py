@@ -32,7 +32,7 @@ def device(chain: DiskChain) -> dict[str, Any]:
 
     A full or failing host stops the guest (werror), instead of showing it a broken disk: it goes on when there is room.
     """
-    index = int(chain.disk.id.removeprefix("disk"))
+    index = chain.disk.index
     return {
         "driver": "virtio-blk-pci",
         "id": chain.disk.id,

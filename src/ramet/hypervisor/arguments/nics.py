@@ -44,7 +44,7 @@ def device(nic: Nic) -> dict[str, Any]:
         "netdev": netdev_id(nic.id),
         "mac": nic.mac,
         "romfile": "",
-        **pci.nic_slot(int(nic.id.removeprefix("net"))),
+        **pci.nic_slot(nic.index),
     }
     if nic.model is NicModel.VIRTIO:
         # A clone must not tell the network, on its first run, that its source's address moved to it.
