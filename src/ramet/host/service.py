@@ -294,6 +294,18 @@ class Host:
 
     async def export_disk(self, ref: str, disk_id: str, request: ExportDisk) -> Task:
         live = self._floor.find(ref)
+        self._export_layer(live, disk_id)
+
+        async def work(handle: TaskHandle) -> Any:
+            async with self._locks.hold(live.id, "export", wait_s=5.0):
+                layer = self._export_layer(live, disk_id)  # what held a moment ago may not hold under the lock
+                await export(self._floor.rooms.layers, layer, Path(request.path), request.format, handle.progress)
+            return {"path": request.path}
+
+        return await self.tasks.start("disk.export", live.name, work, vm_id=live.id, cancellable=True)
+
+    def _export_layer(self, live: LiveMachine, disk_id: str) -> str:
+        """The layer that holds the disk as it is, and that nobody writes to. StateError when there is none."""
         disk = hardware.find_disk(live, disk_id)
         if live.vm.state not in (VmState.OFF, VmState.SUSPENDED, VmState.FROZEN):
             raise StateError(
@@ -302,14 +314,7 @@ class Host:
                 state=live.vm.state.value,
                 operation="export",
             )
-        layer = self._clones.moment_of(live).layers[disk_id] if live.vm.frozen else disk.layer
-
-        async def work(handle: TaskHandle) -> Any:
-            async with self._locks.hold(live.id, "export", wait_s=5.0):
-                await export(self._floor.rooms.layers, layer, Path(request.path), request.format, handle.progress)
-            return {"path": request.path}
-
-        return await self.tasks.start("disk.export", live.name, work, vm_id=live.id, cancellable=True)
+        return self._clones.moment_of(live).layers[disk_id] if live.vm.frozen else disk.layer
 
     # -- guests ----------------------------------------------------------------------------------------------------
 

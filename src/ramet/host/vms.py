@@ -52,14 +52,14 @@ class VmDesk:
                         await self.start_now(live)
             return {"id": live.id, "name": live.name}
 
-        return await self._tasks.start("vm.create", request.name, work, cancellable=True, by_uid=by_uid)
+        return await self._tasks.start("vm.create", request.name, work, by_uid=by_uid)
 
     async def start(self, ref: str) -> Task:
         live = self._floor.find(ref)
         operation = Operation.RESUME if live.vm.state is VmState.SUSPENDED else Operation.START
         if allows(live.vm.state, operation):
             check_memory(live.name, live.vm.machine.memory_mib)
-        return await self._run(live, "vm.start", operation, lambda _: self.start_now(live), cancellable=True)
+        return await self._run(live, "vm.start", operation, lambda _: self.start_now(live))
 
     async def start_again(self, vm_id: str) -> None:
         """After a reset that ended QEMU. Whatever holds the VM meanwhile is waited for, within reason."""
@@ -155,8 +155,6 @@ class VmDesk:
         kind: str,
         operation: Operation | None,
         work: Callable[[TaskHandle], Awaitable[Any]],
-        *,
-        cancellable: bool = False,
     ) -> Task:
         """Refuse at once what the lifecycle or another operation forbids; then work under the lock, checked again."""
         await until_free(self._locks, live, kind.removeprefix("vm."))
@@ -169,13 +167,11 @@ class VmDesk:
                     await work(handle)
             return {"id": live.id, "name": live.name, "state": live.vm.state.value}
 
-        return await self._tasks.start(kind, live.name, under_lock, vm_id=live.id, cancellable=cancellable)
+        return await self._tasks.start(kind, live.name, under_lock, vm_id=live.id)
 
 
 def _changes(live: LiveMachine, request: ChangeVm) -> dict[str, Any]:
-    update: dict[str, Any] = request.model_dump(
-        include={"name", "memory_mib", "vcpus", "autostart"}, exclude_none=True
-    )
+    update: dict[str, Any] = request.model_dump(include={"name", "memory_mib", "vcpus", "autostart"}, exclude_none=True)
     if request.cpu_limit_percent is not None:
         update["cpu_limit_percent"] = request.cpu_limit_percent or None
     config = {**live.vm.machine.extra_config, **{k.lower(): v for k, v in request.set_config.items()}}
