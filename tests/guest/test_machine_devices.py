@@ -112,8 +112,9 @@ async def test_vnc_and_console_answer_in_source_and_clone(host: Host, guests: Gu
             heard = b""
             while f"typed-42-{name}".encode() not in heard:
                 heard += await asyncio.wait_for(loop.sock_recv(stream, 4096), 30)
-        log = await host.console_log(name, 1 << 16)
-        assert f"typed-42-{name}".encode() in log
+        async with asyncio.timeout(WAIT_S):  # the log has it a moment later
+            while f"typed-42-{name}".encode() not in await host.console_log(name, 1 << 16):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
         assert len(await host.console_log(name, 10)) == 10
     await guests.boot("dark", memory_mib=128)
     with pytest.raises(UnsupportedError, match="no display"):

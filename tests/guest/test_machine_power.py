@@ -190,6 +190,21 @@ async def test_a_guest_restarts_itself_and_so_does_its_clone(host: Host, guests:
     # Launched anew, it can be cloned again.
     await guests.clone("twin", "twins-child")
     assert await guests.sh("twins-child", "cat /d/f") == "kept"
+    # A restart from outside ends a freeze; and what powers itself off stays off.
+    await finish(host, await host.freeze_vm("twins-child"))
+    await finish(host, await host.restart_vm("twins-child"))
+    view = await host.show_vm("twins-child")
+    assert (view.state, view.frozen) == (VmState.RUNNING, False)
+    assert not list((host.settings.state_dir / "moments").iterdir())
+    await host.wait_agent("twins-child", BOOT_TIMEOUT_S)
+    assert await guests.sh("twins-child", f"{MOUNT}; cat /d/f") == "kept"
+    since = host.events.last_seq
+    await guests.sh("twins-child", "(sleep 0.2; poweroff -f) >/dev/null 2>&1 &")
+    await wait_state(host, "twins-child", VmState.OFF, since)
+    await finish(host, await host.restart_vm(worker, hard=True))
+    await host.wait_agent(worker, BOOT_TIMEOUT_S)
+    await guests.sh(worker, MOUNT)
+    assert await state_of(host, "twins-child") is VmState.OFF
 
 
 async def test_a_guest_is_stopped_by_its_agent_by_its_button_or_at_once(
