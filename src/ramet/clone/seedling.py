@@ -2,7 +2,8 @@
 
     prepare  record, overlays, taps, log files, sockets, arguments        (source still running)
     forked   a fresh QEMU exists over the forked memory                   (the stun, or a holder, did it)
-    become   device state with the clone's own MACs, links, cont          (source running again)
+    hatch    device state with the clone's own MACs: loaded, and still     (source running again)
+    release  links, cont: its first instruction; `become` is both
 
 Resource handling: a seedling owns what it opened until `become` hands it to its LiveMachine; `discard` undoes all of
 it, in every phase.
@@ -158,6 +159,14 @@ async def _open(seedling: Seedling) -> None:
 
 async def become(seedling: Seedling, device_state: bytes, pending_rpc: bytes) -> None:
     """From a fresh QEMU to a running VM. On failure the caller discards the seedling."""
+    await hatch(seedling, device_state, pending_rpc)
+    running = time.monotonic()
+    seedling.running_at = await release(seedling.live)
+    seedling.timings = seedling.timings.changed(running=(seedling.running_at - running) * 1000)
+
+
+async def hatch(seedling: Seedling, device_state: bytes, pending_rpc: bytes) -> None:
+    """From a fresh QEMU to a VM that is loaded and stands still, a `cont` away from running."""
     live, process = seedling.live, seedling.process
     assert process is not None
     seedling.close_handed_over()
@@ -169,15 +178,19 @@ async def become(seedling: Seedling, device_state: bytes, pending_rpc: bytes) ->
     await _load(live, process, patched)
     seedling.timings = seedling.timings.changed(load=_ms_since(loading))
     reach("clone.loaded")
-    running = time.monotonic()
-    await _set_links(seedling)
+
+
+async def release(live: LiveMachine) -> float:
+    """Let a loaded clone go: its first instruction. Returns when that was, on the monotonic clock, in seconds."""
+    process = live.require_process()
+    await _set_links(live)
     await live.qmp.cont()
-    seedling.timings = seedling.timings.changed(running=_ms_since(running))
-    seedling.running_at = time.monotonic()
+    running_at = time.monotonic()
     reach("clone.running")
     await live.mark_running(process, launched=False)
     # Until here it was held by the limits of the group it was born in; moving takes tens of milliseconds on v1.
     await asyncio.to_thread(live.confine, process)
+    return running_at
 
 
 def _with_own_macs(seedling: Seedling, device_state: bytes) -> bytes:
@@ -213,12 +226,12 @@ async def _in_qemus_words(live: LiveMachine, process: QemuProcess, error: QemuEr
     return error
 
 
-async def _set_links(seedling: Seedling) -> None:
+async def _set_links(live: LiveMachine) -> None:
     """Before the first instruction: a clone without an identity of its own says nothing on any network."""
-    live = seedling.live
     for nic in live.vm.machine.nics:
-        await live.qmp.set_link(nic.id, up=nic.connected)
-        if nic.connected and nic.id in live.taps:
+        connected = nic.connected and not live.vm.identity.holds_links_down
+        await live.qmp.set_link(nic.id, up=connected)
+        if connected and nic.id in live.taps:
             await attach_nic(live, nic, live.taps[nic.id])
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from ramet.model.base import Model
+from ramet.model.identity import Identity
 from ramet.model.units import Mac, Name, new_id, new_mac
 
 USER_NETWORK = "user"
@@ -118,6 +119,8 @@ class Machine(Model):
     cpu_model: str | None = None
     cpu_limit_percent: int | None = Field(default=None, ge=1)
     """Of one core; None is no limit."""
+    memory_target_mib: int | None = Field(default=None, ge=32)
+    """The balloon's target; None leaves the guest all of its memory."""
     image: str | None = None
     """The name of the image it was made from, for people."""
 
@@ -213,6 +216,13 @@ class Vm(Model):
     created_at: float = 0.0
     started_at: float | None = None
     network_overrides: dict[str, str] = Field(default_factory=dict)
+    generation: str = Field(default_factory=lambda: str(uuid_module.uuid4()))
+    """The VM generation id that its hardware shows: a clone has another one than its source."""
+    identity: Identity = Identity()
+    expires_at: float | None = None
+    """Unix time at which the VM is removed."""
+    pool_of: str | None = None
+    """The id of the frozen VM whose pool it waits in, loaded and paused; nobody's VM until it is taken."""
 
     @property
     def name(self) -> str:
@@ -225,6 +235,10 @@ class Vm(Model):
     @property
     def frozen(self) -> bool:
         return self.state is VmState.FROZEN
+
+    @property
+    def is_pooled(self) -> bool:
+        return self.pool_of is not None
 
 
 class Moment(Model):

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from ramet.model.base import Model
+from ramet.model.identity import Part, TcpPolicy
 from ramet.model.machine import DEFAULT_NETWORK, Accelerator, Display, Firmware, NicModel, check_extra_config
 from ramet.model.units import Cidr, Mac, Name
+
+MAX_CLONES = 256
+"""Of one request."""
 
 
 class NicRequest(Model):
@@ -92,14 +96,51 @@ class ExportDisk(Model):
 
 
 class CloneVm(Model):
-    """Clones of one VM, all from the same instant."""
+    """Clones of one VM, all from the same instant. Either `names`, or `name` with {n} in it and `count`."""
 
-    names: tuple[Name, ...] = Field(min_length=1, max_length=256)
+    names: tuple[Name, ...] = Field(default=(), max_length=MAX_CLONES)
+    name: str | None = Field(default=None, max_length=80)
+    """A template like 'web-{n}', '{n:03}' counts 001, 002, …"""
+    count: int = Field(default=1, ge=1, le=MAX_CLONES)
+    first: int = Field(default=1, ge=0, le=1_000_000)
+    """Where {n} begins."""
+    key: str | None = Field(default=None, min_length=1, max_length=128)
+    """Idempotency: the same key again answers with the task of the first time."""
+    ttl_s: float | None = Field(default=None, gt=0, le=10 * 365 * 86400)
+    """The clones are removed when it is over."""
+
+    bare: bool = False
+    """No identity of its own: the customer customizes. Links stay down unless `connect`."""
+    without: tuple[Part, ...] = ()
+    """Parts of the identity that are left out."""
+    tcp: TcpPolicy = TcpPolicy.RESET
+    customize: dict[str, str] = Field(default_factory=dict, max_length=64)
+    """hostname, domain, dns, address, gateway, netN.address, netN.gateway; {n} and {name} stand for the clone's."""
+    hooks_timeout_s: float = Field(default=30.0, gt=0, le=3600)
+    identity_timeout_s: float = Field(default=120.0, gt=0, le=7200)
+    wait_network_s: float = Field(default=10.0, ge=0, le=600)
+    """How long the task waits, after the links are up, until each clone has an address. Not to have one is no error."""
+
+    quiesce: bool = False
+    """Freeze the guest's file systems during the stun, so that the disks' files are whole as well."""
+    freeze_hooks: bool = True
+    """Run the guest's /etc/ramet/freeze.d before, and the matching ones after, in source and clones."""
+    freeze_hooks_timeout_s: float = Field(default=30.0, gt=0, le=3600)
+
     connect: bool = False
     disconnect_nics: bool = False
     nics: tuple[NicChange, ...] = ()
+    add_nics: tuple[NicRequest, ...] = Field(default=(), max_length=8)
+    """Plugged into the running clone."""
+    add_disks: tuple[AddDisk, ...] = Field(default=(), max_length=16)
+    cpu_limit_percent: int | None = Field(default=None, ge=0)
+    """0 lifts the source's limit; None keeps it."""
+    memory_target_mib: int | None = Field(default=None, ge=32)
+    """The balloon's target: memory above it is taken from the guest."""
     uuid: str | None = None
     extra_config: dict[str, str] = Field(default_factory=dict)
+    pool: bool = True
+    """Take ready clones from the source's pool where there are some."""
     dry_run: bool = False
     max_stun_ms: float | None = Field(default=None, gt=0)
 
@@ -109,6 +150,25 @@ class CloneVm(Model):
         for key, text in value.items():
             check_extra_config(key, text)
         return {key.lower(): text for key, text in value.items()}
+
+    @model_validator(mode="after")
+    def _named(self) -> CloneVm:
+        if bool(self.names) == bool(self.name):
+            raise ValueError("give either names, or a name with {n} in it and a count")
+        if self.names and self.count not in (1, len(self.names)):
+            raise ValueError(f"{len(self.names)} names are given, and a count of {self.count}")
+        if self.name and self.count > 1 and "{n" not in self.name:
+            raise ValueError(f"the name {self.name!r} needs {{n}} in it: {self.count} clones cannot share one name")
+        if self.connect and self.disconnect_nics:
+            raise ValueError("connect and disconnect_nics exclude each other")
+        if self.bare and self.customize:
+            raise ValueError("a bare clone is not customized: leave out bare, or the values")
+        return self
+
+    @property
+    def total(self) -> int:
+        """How many clones are asked for."""
+        return len(self.names) or self.count
 
 
 class CreateNetwork(Model):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import Field
+
 from ramet.model.base import Model
+from ramet.model.identity import Identity, IdentityState
 from ramet.model.machine import Lineage, Machine, Stun, VmState
 
 
@@ -65,6 +68,8 @@ class VmView(Model):
     created_at: float
     started_at: float | None = None
     busy_with: str | None = None
+    identity: Identity = Identity()
+    expires_at: float | None = None
 
 
 class CloneTimings(Model):
@@ -78,14 +83,30 @@ class CloneTimings(Model):
     load: float = 0.0
     running: float = 0.0
     total: float = 0.0
+    identity: float = 0.0
+    """From the request accepted to the guest's acknowledgement; 0 for a bare clone."""
+    network: float = 0.0
+    """From the request accepted to an address on the network; 0 when there was none."""
 
 
 class CloneResult(Model):
+    """One clone of a request. Of a partial failure the good ones stay, and each says for itself how it went."""
+
     name: str
     id: str
     task: str
     timings_ms: CloneTimings
     warnings: tuple[str, ...] = ()
+    ok: bool = True
+    """It runs. False: it was taken back, and `error` says why."""
+    error: dict[str, Any] | None = None
+    identity: IdentityState = IdentityState.BARE
+    problem: str | None = None
+    """Why it is not on the network although that was asked."""
+    hostname: str | None = None
+    addresses: dict[str, str] = Field(default_factory=dict)
+    """NIC id -> IPv4 address."""
+    from_pool: bool = False
 
 
 class CloneForecast(Model):
