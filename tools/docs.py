@@ -35,6 +35,7 @@ _MEANINGS = {
     VmState.FROZEN: "On, and held at one instruction; a moment is kept, from which any number of clones can be made.",
     VmState.SUSPENDED: "The whole state is on disk; no process runs.",
     VmState.STOPPING: "The guest was asked to shut down.",
+    VmState.READY: "On, a clone that is loaded and has not executed yet: it waits in a pool, and no list shows it.",
 }
 
 _OPERATIONS = """

@@ -42,6 +42,8 @@ class RpcChannel:
         self._sending = asyncio.Lock()
         self._unsent = 0
         self._waiting: list[Request] = []
+        self._held: list[Request] = []
+        """Inherited requests of a VM that does not run yet."""
         self._calls: set[asyncio.Task[None]] = set()
         self._reader: asyncio.Task[None] | None = None
         self._tokens = float(_BURST)
@@ -56,11 +58,13 @@ class RpcChannel:
         timeout_s: float,
         pending: bytes = b"",
         inherited: Handler | None = None,
+        held: bool = False,
     ) -> RpcChannel:
         """Connect to QEMU's chardev socket; raises OSError, or TimeoutError after `timeout_s`.
 
         `pending` is what `pending()` gave for the VM or moment this VM was made from; those requests go to
-        `inherited` (else to `handler`) at once.
+        `inherited` (else to `handler`) at once, or when `held`, with the first `resume`: what is right to answer may
+        be known only when the VM begins to run.
         """
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.setblocking(False)
@@ -70,13 +74,16 @@ class RpcChannel:
             sock.close()
             raise
         channel = cls(sock, handler, inherited or handler)
-        channel._start(pending)
+        channel._start(pending, held)
         return channel
 
-    def _start(self, pending: bytes) -> None:
+    def _start(self, pending: bytes, held: bool) -> None:
         self._refilled_at = asyncio.get_running_loop().time()
-        for request in self._rpc.receive(pending):
-            self._call(request, self._inherited)
+        self._held = list(self._rpc.receive(pending))
+        if held:
+            self._going.clear()
+        else:
+            self._call_held()
         self._reader = asyncio.create_task(self._read(), name="guest-rpc")
 
     async def wait_closed(self) -> None:
@@ -120,10 +127,16 @@ class RpcChannel:
     def resume(self) -> None:
         """After the stun, or instead of it: answer again."""
         self._going.set()
+        self._call_held()
         waiting, self._waiting = self._waiting, []
         for request in waiting:
             self._call(request, self._handler)
         self._own(self._flush(), "guest-rpc flush")
+
+    def _call_held(self) -> None:
+        held, self._held = self._held, []
+        for request in held:
+            self._call(request, self._inherited)
 
     def _settle(self) -> bool:
         """Whether QEMU has read all that was sent; it reads no more than fits into the guest's own buffers."""

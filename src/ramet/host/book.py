@@ -42,6 +42,8 @@ class HostBook:
         self._paths.moment_state(moment_id).unlink(missing_ok=True)
 
     def emit(self, kind: str, message: str, vm: Vm | None = None, **fields: Any) -> None:
+        if vm is not None and vm.is_pooled:
+            return  # nobody's VM yet, and without a name: the pool tells what becomes of it
         self._events.emit(kind, message, vm=vm, **fields)
 
     def operation(self, kind: str, vm_id: str, detail: dict[str, Any]) -> AbstractAsyncContextManager[JournalHandle]:

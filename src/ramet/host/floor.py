@@ -47,7 +47,11 @@ class Floor:
         self.machines.pop(vm_id, None)
 
     def is_taken(self, name: str) -> bool:
-        return name in self._reserved or any(live.name == name for live in self.machines.values())
+        return name in self._reserved or any(live.name == name for live in self.shown())
+
+    def shown(self) -> list[LiveMachine]:
+        """Users' machines: all but those that wait in pools."""
+        return [live for live in self.machines.values() if not live.vm.is_pooled]
 
     @contextlib.contextmanager
     def reserve(self, *names: str) -> Iterator[None]:

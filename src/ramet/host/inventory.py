@@ -8,7 +8,7 @@
         await inventory.put_vm(vm) -> Vm                  # new, changed or renamed; ConflictError on a taken name
         await inventory.change_vm(vm_id, **fields) -> Vm  # read, change, write without losing another's change
         await inventory.remove_vm(vm_id)                  # nothing when it is gone
-        inventory.images, .networks, .moments, .journal   # Table[...]
+        inventory.images, .networks, .moments, .pools, .journal   # Table[...]
         inventory.setting(name) / await inventory.put_setting(name, value)
 
     Table[M]:  all() -> list[M];  get(key) -> M | None;  find(key) -> M (NotFoundError with 'did you mean')
@@ -34,6 +34,7 @@ from ramet.host.store import Change, Delete, Put, Store
 from ramet.model.base import Model, explain
 from ramet.model.host import Image, JournalEntry, Network
 from ramet.model.machine import Moment, Vm
+from ramet.model.pool import PoolSpec
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -149,9 +150,10 @@ class Inventory:
         self.images = Table(store, "image/", Image, lambda image: image.name, "image")
         self.networks = Table(store, "network/", Network, lambda network: network.name, "port group")
         self.moments = Table(store, "moment/", Moment, lambda moment: moment.id, "moment")
+        self.pools = Table(store, "pool/", PoolSpec, lambda spec: spec.vm_id, "pool")
         self.journal = Table(store, "journal/", JournalEntry, lambda entry: entry.id, "journal entry")
         self._tables: tuple[Table[Any], ...] = (
-            self._vms, self._settings, self.images, self.networks, self.moments, self.journal,
+            self._vms, self._settings, self.images, self.networks, self.moments, self.pools, self.journal,
         )  # fmt: skip
         self._ids: dict[str, str] = {}
         """Name -> id of the VMs in memory."""
@@ -208,14 +210,18 @@ class Inventory:
     def _index(self, before: Vm | None, after: Vm | None) -> None:
         if before is not None and self._ids.get(before.name) == before.id:
             del self._ids[before.name]
-        if after is not None:
+        if after is not None and not after.is_pooled:
             self._ids[after.name] = after.id
 
     # VMs
 
     def vms(self) -> list[Vm]:
-        """All VMs, sorted by name."""
+        """All VMs, those that wait in pools too, sorted by name."""
         return sorted(self._vms.all(), key=lambda vm: vm.name)
+
+    def users_vms(self) -> list[Vm]:
+        """What users see: all but those that wait in pools, which nobody can name either."""
+        return [vm for vm in self.vms() if not vm.is_pooled]
 
     def vm(self, vm_id: str) -> Vm:
         """The VM of that id, as it is now. NotFoundError when it is gone."""
@@ -231,9 +237,10 @@ class Inventory:
         """By name, id, or a unique beginning of the id (4 digits at least). NotFoundError with 'did you mean'."""
         by_name = self._ids.get(ref)
         vm = self._vms.get(by_name or ref)
-        if vm is not None:
+        if vm is not None and not vm.is_pooled:
             return vm
-        matches = [vm for vm in self._vms.all() if vm.id.startswith(ref)] if len(ref) >= _SHORTEST_ID else []
+        shown = [vm for vm in self._vms.all() if not vm.is_pooled] if len(ref) >= _SHORTEST_ID else []
+        matches = [vm for vm in shown if vm.id.startswith(ref)]
         if len(matches) == 1:
             return matches[0]
         if matches:
@@ -265,7 +272,8 @@ class Inventory:
             vm = self._vms.get(vm_id)
             if vm is None:
                 return
-            revision = await self._store.put_all([Delete(f"vm/{vm_id}"), Delete(f"vm-name/{vm.name}")])
+            named = [] if vm.is_pooled else [Delete(f"vm-name/{vm.name}")]
+            revision = await self._store.put_all([Delete(f"vm/{vm_id}"), *named])
             self._vms.keep(vm_id, None, revision)
             self._index(vm, None)
         self._writing.pop(vm_id, None)
@@ -274,12 +282,15 @@ class Inventory:
         return self._writing.setdefault(vm_id, asyncio.Lock())
 
     async def _write(self, vm: Vm) -> Vm:
+        """A VM that waits in a pool has no name that others would have to avoid."""
         before = self._vms.get(vm.id)
+        old = before.name if before is not None and not before.is_pooled else None
+        new = vm.name if not vm.is_pooled else None
         changes: list[Put | Delete] = [Put(f"vm/{vm.id}", vm.model_dump(mode="json"))]
-        if before is None or before.name != vm.name:
-            changes.append(Put(f"vm-name/{vm.name}", {"id": vm.id}, if_revision=0))
-            if before is not None:
-                changes.append(Delete(f"vm-name/{before.name}"))
+        if new is not None and new != old:
+            changes.append(Put(f"vm-name/{new}", {"id": vm.id}, if_revision=0))
+        if old is not None and new != old:
+            changes.append(Delete(f"vm-name/{old}"))
         try:
             revision = await self._store.put_all(changes)
         except ConflictError as exc:

@@ -197,7 +197,7 @@ class Host:
         return await self._vms.create(request, by_uid)
 
     async def list_vms(self) -> list[VmView]:
-        machines = sorted(self._floor.machines.values(), key=lambda live: live.name)
+        machines = sorted(self._floor.shown(), key=lambda live: live.name)
         users = await asyncio.to_thread(self._floor.layer_users)
         return [await self._view(live, users) for live in machines]
 
@@ -249,7 +249,7 @@ class Host:
         return await self._clones.forecast(ref, request)
 
     async def tree(self) -> list[TreeNode]:
-        children = lineage_children(self._floor.inventory.vms())
+        children = lineage_children(self._floor.inventory.users_vms())
 
         def node(vm: Vm) -> TreeNode:
             return TreeNode(
@@ -372,7 +372,7 @@ class Host:
     # -- the host --------------------------------------------------------------------------------------------------
 
     async def host_view(self) -> HostView:
-        vms, known = self._floor.inventory.vms(), self._floor.rooms.acceleration.known
+        vms, known = self._floor.inventory.users_vms(), self._floor.rooms.acceleration.known
         return HostView(
             version=ramet.__version__,
             state_dir=str(self.settings.state_dir),

@@ -34,6 +34,7 @@ class Happening(StrEnum):
     """What QEMU, the guest or the kernel tell."""
 
     STARTED = "started"
+    LOADED = "loaded"
     START_FAILED = "start failed"
     GUEST_POWERED_OFF = "guest powered off"
     QEMU_ENDED = "QEMU ended"
@@ -42,14 +43,16 @@ class Happening(StrEnum):
 
 
 _S, _O, _H = VmState, Operation, Happening
-_ON = (_S.STARTING, _S.RUNNING, _S.PAUSED, _S.FROZEN, _S.STOPPING)
+_ON = (_S.STARTING, _S.READY, _S.RUNNING, _S.PAUSED, _S.FROZEN, _S.STOPPING)
 
 TRANSITIONS: dict[tuple[VmState, Operation | Happening], VmState] = {
     (_S.OFF, _O.START): _S.STARTING,
     (_S.OFF, _O.RECONFIGURE): _S.OFF,
     (_S.OFF, _O.REMOVE): _S.OFF,
     (_S.STARTING, _H.STARTED): _S.RUNNING,
+    (_S.STARTING, _H.LOADED): _S.READY,
     (_S.STARTING, _H.START_FAILED): _S.OFF,
+    (_S.READY, _H.STARTED): _S.RUNNING,
     (_S.RUNNING, _O.STOP): _S.STOPPING,
     (_S.RUNNING, _O.RESTART): _S.RUNNING,
     (_S.RUNNING, _O.SUSPEND): _S.SUSPENDED,

@@ -34,9 +34,9 @@ FOR_EVER_S = 1e9
 MAX_THREADS = 1024
 """Of one QEMU, and of the forks that begin in its group: what one that was broken into could start."""
 
-OOM_SCORE, OOM_SCORE_CLONE = 200, 300
+OOM_SCORE, OOM_SCORE_CLONE, OOM_SCORE_POOLED = 200, 300, 400
 """When memory is short the kernel ends what is largest: a frozen source, which frees nothing, for its clones have the
-same pages. So clones go first. A QEMU inherits its parent's score, and the daemon's protects the daemon."""
+same pages. So clones go first, and before them those that wait in a pool. A QEMU inherits its parent's score, and the daemon's protects the daemon."""
 
 
 class LiveMachine:
@@ -118,7 +118,12 @@ class LiveMachine:
             problem = problem or group.set_cpu_limit(limit)
         if problem is not None:
             _log.info("%s runs without limits: %s", self.name, problem)
-        problem = process.set_oom_score(OOM_SCORE if self.vm.lineage is None else OOM_SCORE_CLONE)
+        self.mark_expendable(process)
+
+    def mark_expendable(self, process: QemuProcess) -> None:
+        """Say how soon the kernel is to end it when memory is short."""
+        score = OOM_SCORE_POOLED if self.vm.is_pooled else OOM_SCORE_CLONE if self.vm.lineage else OOM_SCORE
+        problem = process.set_oom_score(score)
         if problem is not None:
             _log.info("%s: %s", self.name, problem)
 
@@ -174,7 +179,8 @@ class LiveMachine:
     async def attach(self, process: QemuProcess, *, pending_rpc: bytes = b"", inherited: bool = True) -> None:
         """Connect to a QEMU that runs.
 
-        `pending_rpc` is what the guest had asked and nobody had answered: in its source, if `inherited`.
+        `pending_rpc` is what the guest had asked and nobody had answered: in its source, if `inherited`. In a pool no
+        request is answered before the VM is taken (`rpc.resume`): the answers may depend on whose VM it becomes.
         """
         self.process = process
         self.ended.clear()
@@ -187,6 +193,7 @@ class LiveMachine:
             timeout_s=self.rooms.limits.qmp_s,
             pending=pending_rpc,
             inherited=self.guest.handle_inherited if inherited else None,
+            held=self.vm.is_pooled,
         )
         await self._qmp.configure_migration()
         self._events = asyncio.create_task(self._follow_events(self._qmp), name=f"events {self.name}")

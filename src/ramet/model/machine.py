@@ -29,6 +29,7 @@ class VmState(StrEnum):
     FROZEN = "frozen"  # on, held at one instruction, a moment is kept
     SUSPENDED = "suspended"  # its whole state is on disk, no process
     STOPPING = "stopping"
+    READY = "ready"  # a loaded clone that has not executed yet: a pool keeps it for whoever asks next
 
 
 class Firmware(StrEnum):
