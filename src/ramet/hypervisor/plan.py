@@ -92,6 +92,7 @@ def build_plan(
     native: NativePaths | None,
     *,
     forked: bool,
+    generation: str | None = None,
     incoming: str | None = None,
     paused: bool = False,
     seccomp: bool = True,
@@ -101,7 +102,7 @@ def build_plan(
 
     `accelerator` is KVM or TCG, never AUTO. `chains`: one per disk of the machine, the writable ones opened afresh
     here, which takes their lock only in QEMU. `nic_backends`: one per NIC; taps become the plan's. `native` None makes
-    a VM that cannot be forked. `incoming` ("defer") waits for a state; `paused` stops the guest at its first
+    a VM that cannot be forked. `generation` is its VM generation id, None for a machine without. `incoming` ("defer") waits for a state; `paused` stops the guest at its first
     instruction. `owner_uid` may ask the library for forks, beside root and QEMU's own user (default: this process's).
 
     Raises UnsupportedError when this QEMU lacks a device, UsageError for a path too long, OSError as it comes. On
@@ -111,7 +112,7 @@ def build_plan(
     try:
         taps = {b.nic_id: None if b.tap_fd is None else table.add(b.tap_fd) for b in nic_backends}
         check_devices(machine, qemu)
-        builder = _Builder(machine, qemu, accelerator, run_dir, log_dir, tuple(chains), table)
+        builder = _Builder(machine, qemu, accelerator, run_dir, log_dir, tuple(chains), table, generation)
         argv = builder.hardware(taps)
         if not forked and incoming is None and machine.kernel is not None:
             argv += builder.kernel()
@@ -160,6 +161,7 @@ class _Builder:
     log_dir: Path
     chains: tuple[DiskChain, ...]
     table: DescriptorTable
+    generation: str | None = None
     ram_fd: int = -1
     _sets: int = 0
 
@@ -173,6 +175,7 @@ class _Builder:
             *board.processor(machine, self.qemu, self.accelerator),
             *memory.ram(machine, self.ram_fd),
             *misc.identity(machine),
+            *misc.generation(self.qemu, self.generation),
             *board.clock(),
             *board.endings(machine),
             *firmware.boot_order(),

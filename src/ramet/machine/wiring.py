@@ -91,6 +91,7 @@ def _plan(live: LiveMachine, taps: dict[str, OpenTap], forked: bool, incoming: b
         backends,
         rooms.native,
         forked=forked,
+        generation=live.vm.generation,
         incoming="defer" if incoming else None,
         paused=True,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -353,3 +354,12 @@ def test_user_mode_nics_have_no_tap(tmp_path: Path) -> None:
 def test_every_version_gets_a_command_line(version: tuple[int, int, int], tmp_path: Path) -> None:
     with make_plan(tmp_path, Machine(name="m"), qemu=with_version(*version)) as plan:
         assert plan.argv[0] == str(QEMU.binary)
+
+
+def test_a_machine_shows_its_generation_where_qemu_can(tmp_path: Path) -> None:
+    generation = "0e7ff2a0-5d0d-4d3a-9f3a-6d1f4e1f7a11"
+    with make_plan(tmp_path, Machine(name="m"), generation=generation) as plan:
+        assert f"vmgenid,id=generation,guid={generation}" in options_of(plan, "-device")
+    without = dataclasses.replace(QEMU, devices=QEMU.devices - {"vmgenid"})
+    with make_plan(tmp_path, Machine(name="m"), generation=generation, qemu=without) as plan:
+        assert not [device for device in options_of(plan, "-device") if "vmgenid" in device]

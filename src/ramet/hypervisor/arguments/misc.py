@@ -38,6 +38,15 @@ def random_generator() -> list[str]:
     ]
 
 
+def generation(qemu: Qemu, guid: str | None) -> list[str]:
+    """The VM generation id (Microsoft's, by ACPI). Another one in a clone: on loading a state QEMU writes it into the
+    guest's memory and notifies, upon which Linux 5.18 and later (CONFIG_VMGENID) reseed the kernel's random generator.
+    """
+    if guid is None or "vmgenid" not in qemu.devices:
+        return []
+    return listed("-device", "vmgenid", id="generation", guid=guid)
+
+
 def migration(qemu: Qemu) -> list[str]:
     argv: list[str] = []
     for setting in qemu.migration_globals:
