@@ -36,6 +36,8 @@ class Network(Model):
     dhcp: bool = False
     nat: bool = False
     isolated: bool = False
+    fenced: bool = False
+    """Each VM keeps its source's MAC and address, inside a fence of its own."""
     bridge: str = ""
     """Interface name, at most 15 characters; set by the network room."""
 
