@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from ramet.model.base import Model
 from ramet.model.units import Cidr, Name, new_id
@@ -28,18 +29,62 @@ class Image(Model):
     created_at: float = 0.0
 
 
+class EgressRule(Model):
+    """One kind of traffic that may, or may not, leave a port group: where to, which protocol, which ports there."""
+
+    action: Literal["allow", "deny"] = "allow"
+    cidr: str = "0.0.0.0/0"
+    protocol: Literal["tcp", "udp", "icmp"] | None = None
+    """None stands for every protocol."""
+    ports: tuple[int, int] | None = None
+    """First and last port of the destination; None stands for all."""
+
+    @field_validator("cidr")
+    @classmethod
+    def _cidr(cls, value: str) -> str:
+        return str(ipaddress.IPv4Network(value, strict=False))
+
+    @model_validator(mode="after")
+    def _ports(self) -> EgressRule:
+        if self.ports is None:
+            return self
+        if self.protocol not in ("tcp", "udp"):
+            raise ValueError("ports belong to tcp or udp")
+        if not 1 <= self.ports[0] <= self.ports[1] <= 65535:
+            raise ValueError(f"{self.ports[0]}-{self.ports[1]} is not a range of ports")
+        return self
+
+    @property
+    def text(self) -> str:
+        """As it is written on the command line: 10.0.0.0/8:443/tcp."""
+        first, last = self.ports or (0, 0)
+        ports = f":{first}" if first == last else f":{first}-{last}"
+        return f"{self.cidr}{ports if self.ports else ''}{f'/{self.protocol}' if self.protocol else ''}"
+
+
 class Network(Model):
     """A port group: a bridge in the daemon's namespace."""
 
     name: Name
     cidr: Cidr | None = None
+    """Of a fenced one: where the translated addresses come from."""
     dhcp: bool = False
+    """Of a fenced one: DHCP is answered inside the fences."""
     nat: bool = False
     isolated: bool = False
     fenced: bool = False
     """Each VM keeps its source's MAC and address, inside a fence of its own."""
+    uplink: str | None = Field(default=None, max_length=32, pattern=r"^[^\s/.]{1,15}(\.[0-9]{1,4})?$")
+    """A host's interface or bridge, with .VLAN or without, that the port group's frames reach."""
+    egress_default: Literal["allow", "deny"] = "allow"
+    egress: tuple[EgressRule, ...] = Field(default=(), max_length=256)
+    """What leaves by NAT or uplink: refused if a 'deny' matches, else let out if an 'allow' does, else the default."""
     bridge: str = ""
     """Interface name, at most 15 characters; set by the network room."""
+
+    @property
+    def has_egress_rules(self) -> bool:
+        return self.egress_default == "deny" or any(rule.action == "deny" for rule in self.egress)
 
 
 class TaskState(StrEnum):

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ramet.model.base import Model
 from ramet.model.identity import Identity
-from ramet.model.units import Mac, Name, new_id, new_mac
+from ramet.model.units import Cidr, Mac, Name, new_id, new_mac
 
 USER_NETWORK = "user"
 """The port group name that stands for QEMU's user-mode networking, which needs no privilege."""
@@ -55,6 +55,15 @@ class Accelerator(StrEnum):
     TCG = "tcg"
 
 
+class Inside(Model):
+    """The network that a fenced NIC believes to be in: its source's. It is played inside the fence."""
+
+    network: Name
+    """The name of that port group, which may be gone; its gateway's MAC address follows from it."""
+    cidr: Cidr | None = None
+    """None: of a port group without a network, which has no gateway either."""
+
+
 class Nic(Model):
     """A network card. `network` is a port group's name, USER_NETWORK, or None for a tap without a bridge."""
 
@@ -63,6 +72,10 @@ class Nic(Model):
     mac: Mac = Field(default_factory=new_mac)
     network: str | None = DEFAULT_NETWORK
     connected: bool = True
+    fence: Name | None = None
+    """On a fenced port group: the name of the fence, shared with others; None is the VM's own."""
+    inside: Inside | None = None
+    """On a fenced port group: the network it came from."""
 
     @property
     def index(self) -> int:

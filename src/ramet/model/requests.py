@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from ramet.model.base import Model
+from ramet.model.host import EgressRule
 from ramet.model.identity import Part, TcpPolicy
 from ramet.model.machine import DEFAULT_NETWORK, Accelerator, Display, Firmware, NicModel, check_extra_config
 from ramet.model.units import Cidr, Mac, Name
@@ -20,6 +21,8 @@ class NicRequest(Model):
     model: NicModel = NicModel.VIRTIO
     mac: Mac | None = None
     connected: bool = True
+    fence: Name | None = None
+    """On a fenced port group: the fence to share with others; None is one of the VM's own."""
 
 
 class DiskRequest(Model):
@@ -80,6 +83,8 @@ class NicChange(Model):
     network: str | None = None
     connected: bool | None = None
     mac: Mac | None = None
+    fence: Name | None = None
+    """On a fenced port group: the fence to share with others; None is one of the VM's own."""
 
 
 class AddDisk(Model):
@@ -177,6 +182,22 @@ class CreateNetwork(Model):
     dhcp: bool = False
     nat: bool = False
     isolated: bool = False
+    fenced: bool = False
+    uplink: str | None = None
+    egress_default: Literal["allow", "deny"] = "allow"
+    egress: tuple[EgressRule, ...] = ()
+
+
+class ChangeNetwork(Model):
+    """A port group in use changes at once. Fields left None stay; rules are removed before others are added."""
+
+    dhcp: bool | None = None
+    nat: bool | None = None
+    isolated: bool | None = None
+    egress_default: Literal["allow", "deny"] | None = None
+    clear_rules: bool = False
+    remove_rules: tuple[EgressRule, ...] = ()
+    add_rules: tuple[EgressRule, ...] = ()
 
 
 class BuildImage(Model):
