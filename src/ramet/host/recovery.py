@@ -15,6 +15,7 @@ import shutil
 import signal
 from pathlib import Path
 
+from ramet.clone import pool
 from ramet.errors import RametError
 from ramet.host.floor import Floor
 from ramet.host.journal import Journal
@@ -87,7 +88,7 @@ class Recovery:
     async def _without_process(self, live: LiveMachine, *, half_made: bool) -> None:
         vm = live.vm
         await asyncio.to_thread(live.unconfine)
-        if half_made and vm.state is VmState.STARTING:
+        if vm.is_pooled or (half_made and vm.state is VmState.STARTING):
             await self._floor.rooms.book.forget(vm.id)
         elif vm.state is VmState.STARTING and self._floor.rooms.paths.suspended_state(vm.id).exists():
             await live.change(state=VmState.SUSPENDED, process=None)
@@ -100,14 +101,24 @@ class Recovery:
                 self._floor.rooms.book.guest_asks_restart(vm.id)
 
     async def _adopt(self, live: LiveMachine, process: QemuProcess) -> None:
+        if live.vm.state is VmState.READY:
+            await self._adopt_ready(live, process)
+            return
         moment = self._floor.inventory.moments.get(live.vm.moment_id or "")
         pending = bytes.fromhex(moment.pending_rpc_hex) if moment else b""
         await live.attach(process, pending_rpc=pending, inherited=False)
-        live.taps = {
-            nic.id: tap_name(live.id, nic.index) for nic in live.vm.machine.nics if not nic.is_user_mode
-        }
+        live.taps = _taps_of(live)
         await follow_disks(live)  # a crash in a stun may have come after the disks moved on to their overlays
         await self._adopt_state(live, frozen=moment is not None)
+
+    async def _adopt_ready(self, live: LiveMachine, process: QemuProcess) -> None:
+        """A clone of a pool goes on waiting; one that was just taken, and may not have executed yet, does so now."""
+        moment_id = live.vm.lineage.moment_id if live.vm.lineage else ""
+        moment = self._floor.inventory.moments.get(moment_id)
+        await live.attach(process, pending_rpc=bytes.fromhex(moment.pending_rpc_hex) if moment else b"")
+        live.taps = _taps_of(live)
+        if not live.vm.is_pooled:
+            await pool.let_go(live)
 
     async def _adopt_state(self, live: LiveMachine, *, frozen: bool) -> None:
         status = (await live.qmp.status()).status
@@ -178,6 +189,10 @@ class Recovery:
         pid = await asyncio.to_thread(_pid_behind, directory / "fork")
         if pid is not None:
             await asyncio.to_thread(_kill_and_wait, pid)
+
+
+def _taps_of(live: LiveMachine) -> dict[str, str]:
+    return {nic.id: tap_name(live.id, nic.index) for nic in live.vm.machine.nics if not nic.is_user_mode}
 
 
 def _pid_behind(socket_path: Path) -> int | None:

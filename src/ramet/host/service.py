@@ -22,6 +22,8 @@ from ramet.host.guests import GuestDesk
 from ramet.host.inventory import Inventory
 from ramet.host.journal import Journal
 from ramet.host.locks import VmLocks
+from ramet.host.pool_keeper import PoolLimits
+from ramet.host.pools import PoolDesk
 from ramet.host.recovery import Recovery
 from ramet.host.rotate import Rotator
 from ramet.host.selftest import selftest
@@ -45,6 +47,7 @@ from ramet.machine.rooms import Limits, Rooms
 from ramet.machine.view import vm_view
 from ramet.model.host import Image, Network, Task
 from ramet.model.machine import Vm, VmState
+from ramet.model.pool import PoolView, SetPool
 from ramet.model.requests import (
     AddDisk,
     BuildImage,
@@ -60,6 +63,7 @@ from ramet.model.requests import (
     NicRequest,
     StopVm,
 )
+from ramet.model.units import MIB
 from ramet.model.views import CheckView, CloneForecast, ExecResult, HostView, TreeNode, VmView
 from ramet.network.manager import Networks
 from ramet.storage.images import export
@@ -89,6 +93,7 @@ class Host:
         self._locks = VmLocks(name_of=self._name_of)
         self._vms = VmDesk(floor, tasks, self._locks)
         self._clones = CloneDesk(floor, tasks, self._locks)
+        self._pools = PoolDesk(floor, tasks, self._locks, events, _pool_limits(settings))
         self._guests = GuestDesk(floor, tasks)
         self._stock = StockDesk(floor, tasks)
         self._recovery = Recovery(floor, journal)
@@ -119,6 +124,7 @@ class Host:
             await host._begin(book)
             stack.push_async_callback(_ended, asyncio.create_task(host._serve_guests(), name="guests' requests"))
             stack.push_async_callback(_ended, asyncio.create_task(host._adopt_lost(), name="adopt lost VMs"))
+            stack.push_async_callback(_ended, asyncio.create_task(host._pools.keeper.run(), name="keep pools"))
             rotator = Rotator(host._logs, settings.rotate_every_s)
             stack.push_async_callback(_ended, asyncio.create_task(rotator.run(), name="rotate logs"))
             yield host
@@ -174,6 +180,7 @@ class Host:
 
     async def stop_all_vms(self) -> None:
         """Cut the power of every VM: for the end of demonstrations and tests."""
+        await self._pools.keeper.close()
         for live in list(self._floor.machines.values()):
             if live.vm.is_on:
                 with contextlib.suppress(RametError):
@@ -261,6 +268,17 @@ class Host:
             )
 
         return [node(vm) for vm in children.get(None, [])]
+
+    # -- pools -----------------------------------------------------------------------------------------------------
+
+    async def set_pool(self, ref: str, request: SetPool) -> PoolView:
+        return await self._pools.set(ref, request)
+
+    async def remove_pool(self, ref: str) -> None:
+        await self._pools.remove(ref)
+
+    async def list_pools(self) -> list[PoolView]:
+        return self._pools.views()
 
     # -- hardware --------------------------------------------------------------------------------------------------
 
@@ -407,6 +425,12 @@ async def _let_go(floor: Floor) -> None:
     for base, _ in floor.rooms.cgroups.bases.values():
         with contextlib.suppress(OSError):  # another daemon's VMs may be in it
             base.rmdir()
+
+
+def _pool_limits(settings: Settings) -> PoolLimits:
+    return PoolLimits(
+        parallel=settings.pool_parallel, delay_s=settings.pool_delay_s, reserve_bytes=settings.pool_reserve_mib * MIB
+    )
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

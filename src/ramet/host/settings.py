@@ -65,6 +65,13 @@ class Settings(Model):
         default=1.0, ge=0, description="Between two VMs that start by themselves, seconds."
     )
     parallel_forks: int = Field(default=4, ge=1, le=64, description="Clones brought up at the same time.")
+    pool_parallel: int = Field(default=2, ge=1, le=64, description="Clones made ready for pools at the same time.")
+    pool_delay_s: float = Field(
+        default=0.2, ge=0, description="A pool is filled again when nobody took a clone for so long, seconds."
+    )
+    pool_reserve_mib: int = Field(
+        default=512, ge=0, description="Memory of the host that pools leave free: below it they shrink, MiB."
+    )
     console_quota_bytes: int = Field(
         default=4 * MIB, ge=8192, description="Scrollback kept of each VM's console, bytes."
     )
