@@ -20,6 +20,11 @@ NATIVE = Path("native")
 LIBRARY = ["ram.c", "server.c", "fork.c", "layout.c", "request.c", "leap_x86_64.S"]
 CFLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-O2", "-g", "-Wall", "-Wextra", "-Wshadow"]
 LINK_LIBRARY = ["-shared", "-fPIC", "-fvisibility=hidden", "-pthread", "-Wl,-z,now,-z,relro,-z,noexecstack"]
+# Runs in guests, whatever they are made of: nothing from this machine's C library.
+LINK_GUEST = [
+    *("-Os", "-g0", "-static", "-nostdlib", "-ffreestanding", "-fno-pic", "-fno-stack-protector"),
+    *("-fno-asynchronous-unwind-tables", "-Wl,-s,--build-id=none,-z,noseparate-code,-z,norelro,-z,noexecstack"),
+]
 LINK_HOLDER = ["-fPIE", "-pie", "-Wl,-z,now,-z,relro,-z,noexecstack"]
 
 
@@ -49,6 +54,7 @@ class BuildNative(Command):
         try:
             link(directory / "vmfork.so", LINK_LIBRARY, LIBRARY)
             link(directory / "vmfork-holder", LINK_HOLDER, ["holder.c"])
+            link(directory / "guest-helper", LINK_GUEST, ["guest.c"])
         except (OSError, subprocess.CalledProcessError) as error:
             return f"The fork library could not be compiled: {error}."
         return None

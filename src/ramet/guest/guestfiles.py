@@ -8,3 +8,11 @@ from importlib import resources
 def guest_file(name: str) -> bytes:
     """The content of a file below ramet/guest/files, like 'vmware-rpctool' or 'micro/start'."""
     return resources.files("ramet.guest").joinpath("files", *name.split("/")).read_bytes()
+
+
+def guest_helper() -> bytes:
+    """The program that the identity script brings along, built with the package; empty if there was no C compiler."""
+    try:
+        return resources.files("ramet").joinpath("_native", "guest-helper").read_bytes()
+    except FileNotFoundError:
+        return b""
