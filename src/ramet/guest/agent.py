@@ -249,6 +249,16 @@ class Agent:
         timeout_s: float,
     ) -> ExecOutcome:
         """Run a program in the guest to its end. After `timeout_s` it is killed, and `DeadlineError` raised."""
+        pid = await self.spawn(argv, stdin=stdin, env=env)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._ended(pid)
+        except TimeoutError:
+            await self.kill(pid)
+            raise DeadlineError(f"{argv[0]} did not end within {timeout_s:g} s in the guest.") from None
+
+    async def spawn(self, argv: Sequence[str], *, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> int:
+        """Start a program in the guest; its process id. `ended` must be asked until it has, or the agent keeps it."""
         if not argv or len(stdin) > _MAX_INPUT_BYTES:
             raise UsageError("A command is needed, and at most 16 MiB of standard input.")
         arguments: dict[str, Any] = {"path": argv[0], "arg": list(argv[1:]), "capture-output": True}
@@ -257,13 +267,14 @@ class Agent:
         if env:
             # An environment given to the agent replaces its own.
             arguments["env"] = [_PATH, *(f"{key}={value}" for key, value in env.items())]
-        pid = _checked(_Pid, await self.command("guest-exec", arguments), "guest-exec").pid
-        try:
-            async with asyncio.timeout(timeout_s):
-                status = await self._ended(pid)
-        except TimeoutError:
-            await self._kill(pid)
-            raise DeadlineError(f"{argv[0]} did not end within {timeout_s:g} s in the guest.") from None
+        return _checked(_Pid, await self.command("guest-exec", arguments), "guest-exec").pid
+
+    async def ended(self, pid: int) -> ExecOutcome | None:
+        """How a program that `spawn` started ended; None while it runs. It is forgotten once it was told."""
+        answer = await self.command("guest-exec-status", {"pid": pid}, max_bytes=_MAX_EXEC_ANSWER_BYTES)
+        status = _checked(_ExecStatus, answer, "guest-exec-status")
+        if not status.exited:
+            return None
         return ExecOutcome(
             exit_code=status.exitcode,
             signal=status.signal,
@@ -272,17 +283,15 @@ class Agent:
             truncated=status.out_truncated or status.err_truncated,
         )
 
-    async def _ended(self, pid: int) -> _ExecStatus:
+    async def _ended(self, pid: int) -> ExecOutcome:
         pause_s = _FIRST_POLL_S
-        while True:
-            answer = await self.command("guest-exec-status", {"pid": pid}, max_bytes=_MAX_EXEC_ANSWER_BYTES)
-            status = _checked(_ExecStatus, answer, "guest-exec-status")
-            if status.exited:
-                return status
+        while (outcome := await self.ended(pid)) is None:
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 1.5, _LAST_POLL_S)
+        return outcome
 
-    async def _kill(self, pid: int) -> None:
+    async def kill(self, pid: int) -> None:
+        """Kill a process; an agent that does not answer is no error."""
         with contextlib.suppress(GuestError, DeadlineError, OSError):
             arguments = {"path": "/bin/sh", "arg": ["-c", f"kill -KILL {pid}"]}
             await self.command("guest-exec", arguments, timeout_s=_CLEANUP_S)
@@ -309,14 +318,12 @@ class Agent:
         """A file in pieces of at most 192 KiB. Close the iterator (``aclosing``) when stopping early."""
         async with self._opened(path, "rb") as handle:
             while True:
-                answer = await self.command("guest-file-read", {"handle": handle, "count": _CHUNK_BYTES})
-                read = _checked(_Read, answer, "guest-file-read")
-                chunk = _decoded(read.data)
-                if len(chunk) > _CHUNK_BYTES or (not chunk and not read.eof):
+                chunk, eof = await self.read_chunk(handle)
+                if not chunk and not eof:
                     raise GuestError("The guest agent's answer to guest-file-read makes no sense.")
                 if chunk:
                     yield chunk
-                if read.eof:
+                if eof:
                     return
 
     async def write_file(self, path: str, content: bytes | AsyncIterable[bytes], *, mode: int | None = None) -> None:
@@ -342,14 +349,36 @@ class Agent:
 
     @contextlib.asynccontextmanager
     async def _opened(self, path: str, mode: str) -> AsyncIterator[int]:
-        handle = _checked(int, await self.command("guest-file-open", {"path": path, "mode": mode}), "guest-file-open")
+        handle = await self.open_file(path, mode)
         try:
             yield handle
         except BaseException:
             with contextlib.suppress(GuestError, DeadlineError, OSError):
-                await self.command("guest-file-close", {"handle": handle}, timeout_s=_CLEANUP_S)
+                await self.close_file(handle, timeout_s=_CLEANUP_S)
             raise
-        await self.command("guest-file-close", {"handle": handle})  # the last buffered bytes may fail to go to disk
+        await self.close_file(handle)
+
+    async def open_file(self, path: str, mode: str) -> int:
+        """A handle, as C's fopen with that mode. Opening a pipe without its other end blocks the agent, but for r+."""
+        return _checked(int, await self.command("guest-file-open", {"path": path, "mode": mode}), "guest-file-open")
+
+    async def read_chunk(self, handle: int) -> tuple[bytes, bool]:
+        """At most 192 KiB, and whether the end was met: a file that grows can be read on after it."""
+        answer = await self.command("guest-file-read", {"handle": handle, "count": _CHUNK_BYTES})
+        read = _checked(_Read, answer, "guest-file-read")
+        chunk = _decoded(read.data)
+        if len(chunk) > _CHUNK_BYTES:
+            raise GuestError("The guest agent's answer to guest-file-read makes no sense.")
+        return chunk, read.eof
+
+    async def write_now(self, handle: int, content: bytes) -> None:
+        """Write and flush: the content has left the agent when this returns."""
+        await self._write(handle, content)
+        await self.command("guest-file-flush", {"handle": handle})
+
+    async def close_file(self, handle: int, *, timeout_s: float | None = None) -> None:
+        """The last buffered bytes may fail to go to disk: GuestError."""
+        await self.command("guest-file-close", {"handle": handle}, timeout_s=timeout_s)
 
     async def shutdown(self, mode: ShutdownMode = ShutdownMode.POWERDOWN) -> None:
         """Ask the guest to go down; returns once it does not refuse. It is going down then, not off."""

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 
 class FakeRefusalError(Exception):
@@ -50,7 +50,7 @@ class FakeAgent:
         self._programs: dict[int, dict[str, Any]] = {}
         self._server: asyncio.Server | None = None
 
-    async def __aenter__(self) -> FakeAgent:
+    async def __aenter__(self) -> Self:
         self._server = await asyncio.start_unix_server(self._serve, self.path, limit=1 << 20)
         return self
 
