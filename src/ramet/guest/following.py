@@ -215,15 +215,16 @@ class Following:
         folders = [f"{base}/ramet-exec-{self._token}" for base in ("/run", "/tmp", "")]
         pause_s = _FIRST_POLL_S
         while True:
+            outcome = self.outcome
             for folder in folders:
                 if await _exists(self._agent, f"{folder}/here"):
                     return folder
-            outcome = await self._agent.ended(self._pid)
             if outcome is not None:
                 why = outcome.stderr.decode(errors="replace").strip()[-300:] or f"exit status {outcome.exit_code}"
                 raise GuestError(f"The command could not be started in the guest: {why}.")
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 1.5, _LAST_POLL_S)
+            self.outcome = await self._agent.ended(self._pid)  # a short command: its folder is there all the same
 
     async def _patiently(self, act: Callable[[], Awaitable[None]]) -> None:
         """The script opens things one after the other: what is not there yet comes within moments."""
@@ -242,7 +243,8 @@ class Following:
 
     async def _end(self) -> None:
         if self._control is None:  # it never got so far
-            await self._agent.kill(self._pid)
+            if self.outcome is None:
+                await self._agent.kill(self._pid)
             return
         if self.outcome is None:
             await self._say("s KILL")
@@ -259,7 +261,7 @@ class Following:
         return self.outcome is not None
 
     async def _is_gone(self) -> bool:
-        return not await _exists(self._agent, f"{self._folder}/here")
+        return not await _exists(self._agent, self._folder)  # an agent opens folders as well
 
 
 async def _until(true: Callable[[], Awaitable[bool]]) -> None:
