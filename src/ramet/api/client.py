@@ -29,6 +29,7 @@ from ramet.api.wire import Wire
 from ramet.errors import DeadlineError, PeerError, from_dict
 from ramet.model.base import Model
 from ramet.model.host import Event, Image, Network, Task, TaskState
+from ramet.model.pool import PoolView, SetPool
 from ramet.model.requests import (
     AddDisk,
     BuildImage,
@@ -144,6 +145,18 @@ class Client:
     def clone_results(task: Task) -> list[CloneResult]:
         """What a successful task of `clone_vm` made."""
         return [CloneResult.model_validate(item) for item in task.result or []]
+
+    # Pools
+
+    def list_pools(self) -> list[PoolView]:
+        return self._list(PoolView, "/v1/pools")
+
+    def set_pool(self, ref: str, request: SetPool) -> PoolView:
+        """It fills in the background; size 0 gives it up."""
+        return self._call(PoolView, "PUT", _vm(ref, "pool"), request)
+
+    def remove_pool(self, ref: str) -> None:
+        self._wire.json("DELETE", _vm(ref, "pool"))
 
     # Devices
 

@@ -15,6 +15,7 @@ from typing import Literal, Protocol
 from ramet.host.events import EventLog
 from ramet.host.tasks import TaskManager
 from ramet.model.host import Image, Network, Task
+from ramet.model.pool import PoolView, SetPool
 from ramet.model.requests import (
     AddDisk,
     BuildImage,
@@ -75,6 +76,14 @@ class Host(Protocol):
 
     async def forecast_clone(self, ref: str, request: CloneVm, /) -> CloneForecast:
         """The dry run: every check, no change."""
+
+    # Pools
+
+    async def set_pool(self, ref: str, request: SetPool, /) -> PoolView: ...
+
+    async def remove_pool(self, ref: str, /) -> None: ...
+
+    async def list_pools(self) -> list[PoolView]: ...
 
     # Hardware
 

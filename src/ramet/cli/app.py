@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ramet.cli import clone, devices, guest, host, image, network, task, vm
+from ramet.cli import clone, devices, guest, host, image, network, pool, task, vm
 from ramet.cli.command import JSON, QUIET, ROOT_STATE, Root
 
 
@@ -30,6 +30,7 @@ def _build() -> typer.Typer:
     guest.register(app, vm.app)
     app.add_typer(image.app)
     app.add_typer(network.app)
+    app.add_typer(pool.app)
     app.add_typer(task.app)
     task.register(app)
     app.add_typer(host.tools)

@@ -38,6 +38,7 @@ ORDER = (
     "image",
     "vm",
     "clone",
+    "pool",
     "tree",
     "ssh",
     "forward",

@@ -25,12 +25,17 @@ def networks(ctx: typer.Context, incomplete: str) -> list[str]:
     return _names(ctx, lambda client: client.list_networks(), incomplete)
 
 
+def pools(ctx: typer.Context, incomplete: str) -> list[str]:
+    """VMs that have one."""
+    return _names(ctx, lambda client: client.list_pools(), incomplete, "vm")
+
+
 def guest_files(ctx: typer.Context, incomplete: str) -> list[str]:
     """'we' to 'web:'; paths are left to the shell."""
     return [] if ":" in incomplete or "/" in incomplete else [f"{name}:" for name in vms(ctx, incomplete)]
 
 
-def _names(ctx: typer.Context, ask: Callable[[Any], Any], incomplete: str) -> list[str]:
+def _names(ctx: typer.Context, ask: Callable[[Any], Any], incomplete: str, field: str = "name") -> list[str]:
     """Names of what `ask` lists, if a daemon runs already and answers at once."""
     from ramet.cli.session import Setup, resolve_state
 
@@ -41,7 +46,8 @@ def _names(ctx: typer.Context, ask: Callable[[Any], Any], incomplete: str) -> li
         with _deadline(PATIENCE_S):
             client = setup.connect(resolve_state(state), False)
             try:
-                return sorted(item.name for item in ask(client) if item.name.startswith(incomplete))
+                names = [str(getattr(item, field)) for item in ask(client)]
+                return sorted(name for name in names if name.startswith(incomplete))
             finally:
                 client.close()
     except Exception:

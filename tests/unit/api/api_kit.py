@@ -22,6 +22,7 @@ from ramet.host.sqlite_store import SqliteStore
 from ramet.host.tasks import TaskHandle, TaskManager
 from ramet.model.host import Image, Network, Task
 from ramet.model.machine import Machine, VmState
+from ramet.model.pool import PoolState, PoolView, SetPool
 from ramet.model.requests import (
     AddDisk,
     BuildImage,
@@ -251,6 +252,18 @@ class FakeHost:
 
     async def remove_image(self, name: str) -> None:
         self.images.pop(name, None)
+
+    async def set_pool(self, ref: str, request: SetPool) -> PoolView:
+        view = self._find(ref)
+        self.asked.append(("set_pool", ref, request))
+        return PoolView(vm_id=view.id, vm=view.name, state=PoolState.FILLING, size=request.size, ready=0, taken=0)
+
+    async def remove_pool(self, ref: str) -> None:
+        self._find(ref)
+        self.asked.append(("remove_pool", ref))
+
+    async def list_pools(self) -> list[PoolView]:
+        return [PoolView(vm_id="1", vm="web", state=PoolState.FULL, size=2, ready=2, taken=5, refill_per_s=9.5)]
 
     async def tree(self) -> list[TreeNode]:
         return [TreeNode(id="1", name="web", state="running", children=(TreeNode(id="2", name="c", state="off"),))]

@@ -23,6 +23,7 @@ from ramet.errors import (
     UsageError,
 )
 from ramet.model.host import Task, TaskState
+from ramet.model.pool import SetPool
 from ramet.model.requests import (
     AddDisk,
     BuildImage,
@@ -118,6 +119,21 @@ def test_clones_and_their_forecast(client: Client, http: httpx.Client, web: str)
     assert client.forecast_clone(web, CloneVm(names=("a",))).forecast_stun_ms == 12.5
     assert http.post("/v1/vms/web/clone", json={"names": ["a"], "dry_run": True}).status_code == 200
     assert http.post("/v1/vms/web/clone", json={"names": ["a"]}).status_code == 202
+
+
+def test_pools(client: Client, served: Served, web: str) -> None:
+    assert client.set_pool(web, SetPool(size=4, memory_budget_mib=256)).size == 4
+    assert served.host.asked[-1] == ("set_pool", "web", SetPool(size=4, memory_budget_mib=256))
+    assert [(view.vm, view.ready, view.taken) for view in client.list_pools()] == [("web", 2, 5)]
+    client.remove_pool(web)
+    for ask in (lambda: client.remove_pool("nope"), lambda: client.set_pool("nope", SetPool(size=1))):
+        with pytest.raises(NotFoundError):
+            ask()
+
+
+def test_a_pool_has_bounds(http: httpx.Client, web: str) -> None:
+    for body in ({"size": -1}, {"size": 257}, {"size": 1, "memory_budget_mib": 0}, {}):
+        assert http.put("/v1/vms/web/pool", json=body).status_code == 422
 
 
 def test_images_networks_and_the_host(client: Client, served: Served) -> None:

@@ -17,6 +17,7 @@ from ramet.cli.session import Setup
 from ramet.errors import ConflictError, NotFoundError
 from ramet.model.host import Event, Image, Network, Step, Task, TaskState
 from ramet.model.machine import Disk, Lineage, Machine, Nic, Stun, VmState
+from ramet.model.pool import PoolState, PoolView, SetPool
 from ramet.model.requests import (
     AddDisk,
     BuildImage,
@@ -147,6 +148,7 @@ class FakeClient:
     vms: dict[str, VmView] = field(default_factory=dict)
     images: list[Image] = field(default_factory=list)
     networks: list[Network] = field(default_factory=list)
+    pools: list[PoolView] = field(default_factory=list)
     known_tasks: dict[str, Task] = field(default_factory=dict)
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     fails: dict[str, Exception] = field(default_factory=dict)
@@ -360,6 +362,20 @@ class FakeClient:
 
     def remove_network(self, name: str) -> None:
         self._note("remove_network", name)
+
+    def set_pool(self, ref: str, request: SetPool) -> PoolView:
+        self._note("set_pool", ref, request)
+        vm = self._find(ref)
+        state = PoolState.FILLING if vm.frozen else PoolState.WAITING
+        return PoolView(vm_id=vm.id, vm=vm.name, state=state, size=request.size, ready=0, taken=0)
+
+    def list_pools(self) -> list[PoolView]:
+        self._note("list_pools")
+        return list(self.pools)
+
+    def remove_pool(self, ref: str) -> None:
+        self._note("remove_pool", ref)
+        self._find(ref)
 
     def tree(self) -> list[TreeNode]:
         self._note("tree")

@@ -23,6 +23,7 @@ vm create|ls|show|start|stop|restart|suspend|resume|freeze|thaw|rename|set|exec|
 vm disk add|grow|export|rm
 vm nic add|set|rm
 network create|ls|rm
+pool set|ls|rm
 task ls|show|cancel
 tools install
 """
