@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ramet.clone.customize import identity_for, numbered_names
 from ramet.clone.forecast import Load, check_bound, forecast_stun_ms
 from ramet.errors import CapacityError, ConflictError, NotFoundError, UnsupportedError, UsageError
 from ramet.machine.lifecycle import Operation, next_state
 from ramet.machine.live import LiveMachine
+from ramet.model.identity import DHCP, KEEP, Identity
 from ramet.model.machine import USER_NETWORK, Machine, Nic, Vm
 from ramet.model.requests import CloneVm, NicChange
 from ramet.model.units import MIB, format_bytes, new_id, new_mac
@@ -32,6 +34,8 @@ class Order:
     machines: tuple[Machine, ...]
     """One for each name; disks still name the source's layers."""
     vm_ids: tuple[str, ...]
+    identities: tuple[Identity, ...]
+    request: CloneVm
     workflow: str
     forecast_ms: float | None
     warnings: tuple[str, ...]
@@ -42,6 +46,16 @@ class Order:
     def names(self) -> tuple[str, ...]:
         return tuple(machine.name for machine in self.machines)
 
+    def without(self, names: Collection[str]) -> Order:
+        """The part of it that is still to be made."""
+        rest = [index for index, name in enumerate(self.names) if name not in names]
+        return replace(
+            self,
+            machines=tuple(self.machines[index] for index in rest),
+            vm_ids=tuple(self.vm_ids[index] for index in rest),
+            identities=tuple(self.identities[index] for index in rest),
+        )
+
     def as_forecast(self) -> CloneForecast:
         return CloneForecast(
             workflow=self.workflow, forecast_stun_ms=self.forecast_ms, names=self.names, warnings=self.warnings
@@ -51,9 +65,16 @@ class Order:
 def check(live: LiveMachine, request: CloneVm, is_taken: Callable[[str], bool], accepted_at: float) -> Order:
     """Every check there is, cheapest first. Raises the error that says what to do; changes nothing."""
     next_state(live.vm.state, Operation.CLONE, name=live.name)
-    _check_names(request, is_taken)
+    names = numbered_names(request)
+    _check_names(request, names, is_taken)
     _check_process(live)
-    machines = tuple(clone_machine(live, request, name) for name in request.names)
+    machines = tuple(clone_machine(live, request, name) for _, name in names)
+    fenced = _fenced(live, machines[0])
+    identities = tuple(
+        identity_for(request, machine, live.vm.machine, number, fenced)
+        for machine, (number, _) in zip(machines, names, strict=True)
+    )
+    _check_addresses(identities)
     _check_memory(live.vm, len(machines))
     _check_disk_space(live, len(machines))
     forecast = None
@@ -63,6 +84,8 @@ def check(live: LiveMachine, request: CloneVm, is_taken: Callable[[str], bool], 
     return Order(
         machines=machines,
         vm_ids=tuple(new_id() for _ in machines),
+        identities=identities,
+        request=request,
         workflow="frozen" if live.vm.frozen else "live",
         forecast_ms=forecast,
         warnings=_warnings(live, request, machines),
@@ -71,17 +94,36 @@ def check(live: LiveMachine, request: CloneVm, is_taken: Callable[[str], bool], 
     )
 
 
-def _check_names(request: CloneVm, is_taken: Callable[[str], bool]) -> None:
-    if len(set(request.names)) != len(request.names):
-        raise UsageError("The same name stands twice.", hint="Every clone needs a name of its own.")
-    for name in request.names:
+def _check_names(request: CloneVm, names: Sequence[tuple[int, str]], is_taken: Callable[[str], bool]) -> None:
+    for _, name in names:
         if is_taken(name):
             raise ConflictError(f"There is a VM named {name!r} already.", hint="Choose another name.", name=name)
-    if len(request.names) > 1 and (request.uuid or any(change.mac for change in request.nics)):
+    if len(names) > 1 and (request.uuid or any(change.mac for change in request.nics)):
         raise UsageError(
             "A UUID or a MAC address belongs to one clone, and several are asked for.",
             hint="Clone them one by one, or leave these out: each gets its own.",
         )
+
+
+def _check_addresses(identities: Sequence[Identity]) -> None:
+    """What is set by hand is unique among the clones: {n} makes it so."""
+    seen: set[str] = set()
+    for identity in identities:
+        for nic in identity.plan.nics if identity.plan else ():
+            if nic.address in (DHCP, KEEP):
+                continue
+            if nic.address in seen:
+                raise UsageError(
+                    f"The address {nic.address} would belong to several clones.",
+                    hint="Count with {n}: 10.0.0.{n+9}/24.",
+                )
+            seen.add(nic.address)
+
+
+def _fenced(live: LiveMachine, machine: Machine) -> frozenset[str]:
+    """NICs that go into a fence, where the source's MAC and address are the right ones."""
+    networks = ((nic.id, live.rooms.book.network(nic.network) if nic.network else None) for nic in machine.nics)
+    return frozenset(nic_id for nic_id, network in networks if network is not None and network.fenced)
 
 
 def _check_process(live: LiveMachine) -> None:
@@ -111,9 +153,24 @@ def clone_machine(live: LiveMachine, request: CloneVm, name: str) -> Machine:
         "nics": tuple(_clone_nic(live, nic, changes.get(nic.id), request) for nic in source.nics),
         "extra_config": {**source.extra_config, **request.extra_config},
         "autostart": False,
+        "cpu_limit_percent": _limit(source, request),
+        "memory_target_mib": _memory_target(source, request),
         "uuid": request.uuid or Machine.model_fields["uuid"].get_default(call_default_factory=True),
     }
     return source.changed(**update)
+
+
+def _limit(source: Machine, request: CloneVm) -> int | None:
+    return source.cpu_limit_percent if request.cpu_limit_percent is None else request.cpu_limit_percent or None
+
+
+def _memory_target(source: Machine, request: CloneVm) -> int | None:
+    if request.memory_target_mib is not None and request.memory_target_mib > source.memory_mib:
+        raise UsageError(
+            f"A clone has its source's memory, {source.memory_mib} MiB, and cannot have {request.memory_target_mib}.",
+            hint="Its target can only be less.",
+        )
+    return request.memory_target_mib or source.memory_target_mib
 
 
 def _clone_nic(live: LiveMachine, nic: Nic, change: NicChange | None, request: CloneVm) -> Nic:
@@ -127,7 +184,8 @@ def _clone_nic(live: LiveMachine, nic: Nic, change: NicChange | None, request: C
         )
     if network not in (None, USER_NETWORK) and live.rooms.book.network(str(network)) is None:
         raise NotFoundError(f"There is no port group {network!r}.", hint="See 'ramet network ls'.")
-    connected = nic.connected and request.connect and not request.disconnect_nics
+    wanted = nic.connected and (request.connect or not request.bare)
+    connected = wanted and not request.disconnect_nics
     if change is not None and change.connected is not None:
         connected = change.connected and not request.disconnect_nics
     mac = change.mac if change is not None and change.mac else new_mac()
@@ -155,7 +213,9 @@ def _check_disk_space(live: LiveMachine, count: int) -> None:
 
 
 def _warnings(live: LiveMachine, request: CloneVm, machines: tuple[Machine, ...]) -> tuple[str, ...]:
-    """A clone that is connected still uses its source's address, until something in the guest changes it."""
+    """A bare clone that is connected still uses its source's address, until something in the guest changes it."""
+    if not request.bare:
+        return ()
     source_networks = {nic.network for nic in live.vm.machine.nics if nic.connected and not nic.is_user_mode}
     shared = sorted(
         {

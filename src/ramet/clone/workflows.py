@@ -14,142 +14,129 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 from ramet.clone import moments
 from ramet.clone.check import Order
-from ramet.clone.holder import fork_from, held, planned_holder
+from ramet.clone.growth import Adopt, Ground, Harvest, Told, become_forked, discard_all, grow_all, note_times, record_of
+from ramet.clone.holder import held, planned_holder
 from ramet.clone.moments import StaleVerdict, Taken
-from ramet.clone.seedling import Seedling, become, new_record, prepare
-from ramet.errors import DamagedError, RametError
-from ramet.hypervisor.fork import ForkReply
-from ramet.hypervisor.rundir import RunDir
+from ramet.clone.quiesce import Quiesced, quiesced
+from ramet.clone.seedling import prepare
+from ramet.errors import DamagedError
+from ramet.hypervisor.fork import ForkRequest
 from ramet.machine import blocks
 from ramet.machine.lifecycle import Operation, next_state
 from ramet.machine.live import LiveMachine
 from ramet.machine.steps import reach
+from ramet.model.identity import Identity
 from ramet.model.machine import Moment
 from ramet.model.units import new_id
-from ramet.model.views import CloneTimings
-
-Adopt = Callable[[LiveMachine], Awaitable[None]]
-"""Called with a clone's LiveMachine when its record is about to be needed: the host takes it into the inventory."""
 
 
-async def clone_running(live: LiveMachine, order: Order, adopt: Adopt) -> list[Seedling]:
+async def clone_running(live: LiveMachine, order: Order, adopt: Adopt, told: Told = lambda *_: None) -> Harvest:
     """Clone a VM that runs. It goes on after one stun, however many clones there are."""
     moment_id = new_id()
     async with live.rooms.book.operation("clone", live.id, _detail(live, order, moment_id)):
         reach("clone.journalled")
         try:
-            return await _clone_running(live, order, moment_id, adopt, trust_pristine=True)
+            harvest = await _clone_running(live, order, moment_id, adopt, told, trust_pristine=True)
         except StaleVerdict:
-            return await _clone_running(live, order, moment_id, adopt, trust_pristine=False)
+            harvest = await _clone_running(live, order, moment_id, adopt, told, trust_pristine=False)
+        await blocks.seal(live)
+        return harvest
 
 
 async def _clone_running(
-    live: LiveMachine, order: Order, moment_id: str, adopt: Adopt, *, trust_pristine: bool
-) -> list[Seedling]:
-    preparing = time.monotonic()
+    live: LiveMachine, order: Order, moment_id: str, adopt: Adopt, told: Told, *, trust_pristine: bool
+) -> Harvest:
     turns = moments.plan_turns(live, moment_id, trust_pristine=trust_pristine)
-    seedlings: list[Seedling] = []
+    if len(order.names) == 1:
+        return await _one_from_stun(live, order, turns, moment_id, adopt)
+    return await _many_from_holder(live, order, turns, moment_id, adopt, told)
+
+
+async def _one_from_stun(
+    live: LiveMachine, order: Order, turns: tuple[moments.DiskTurn, ...], moment_id: str, adopt: Adopt
+) -> Harvest:
+    """Prepared ahead, and forked in the stun itself."""
+    preparing = time.monotonic()
     try:
         parents = {turn.disk.id: turn.frozen_layer for turn in turns}
-        await _prepare_all(live, order, moment_id, parents, seedlings)
+        seedling = await prepare(live, record_of(live, order, 0, moment_id), parents)
     except BaseException:
         moments.drop_overlays(live, turns)
-        await _discard_all(seedlings)
         raise
-    prepare_ms = _ms_since(preparing)
+    prepare_ms = (time.monotonic() - preparing) * 1000
     reach("clone.prepared")
     try:
-        if len(seedlings) == 1:
-            taken = await moments.take(live, turns, [seedlings[0].asked], hold=False)
-            await _become_from_stun(seedlings[0], taken, adopt)
-        else:
-            taken = await _take_with_holder(live, turns, moment_id, seedlings, adopt)
+        taken, done = await _take(live, order, turns, [seedling.asked])
+        seedling.live.vm = seedling.live.vm.changed(identity=_after(seedling.live.vm.identity, done))
+        await become_forked(seedling, taken.result.forks[0], _ground(taken, moment_id), adopt)
     except BaseException:
-        await _discard_all(seedlings)
+        await asyncio.shield(discard_all([seedling]))
         raise
-    for seedling in seedlings:
-        _note_times(seedling, order, prepare_ms, taken.stun.total_ms)
-    await blocks.seal(live)
-    return seedlings
+    harvest = Harvest([seedling], stun_ms=taken.stun.total_ms, quiesced=done)
+    note_times(harvest, order, prepare_ms)
+    return harvest
 
 
-async def _become_from_stun(seedling: Seedling, taken: Taken, adopt: Adopt) -> None:
-    await _become_forked(seedling, taken.result.forks[0], taken.device_state, taken.pending_rpc, adopt)
-
-
-async def _become_forked(
-    seedling: Seedling, reply: ForkReply, device_state: bytes, pending_rpc: bytes, adopt: Adopt
-) -> None:
-    seedling.forked(reply)
-    reach("clone.forked")
-    seedling.timings = seedling.timings.changed(fork=reply.fork_ms)
-    await adopt(seedling.live)
-    reach("clone.adopted")
-    await become(seedling, device_state, pending_rpc)
-
-
-async def _take_with_holder(
-    live: LiveMachine,
-    turns: tuple[moments.DiskTurn, ...],
-    moment_id: str,
-    seedlings: Sequence[Seedling],
-    adopt: Adopt,
-) -> Taken:
+async def _many_from_holder(
+    live: LiveMachine, order: Order, turns: tuple[moments.DiskTurn, ...], moment_id: str, adopt: Adopt, told: Told
+) -> Harvest:
     """One fork in the stun; the clones are forked from the holder, while the source runs again."""
-    async with planned_holder(live.rooms, moment_id, live.vm.machine.memory_mib) as plan:
-        taken = await moments.take(live, turns, [plan.request], hold=False)
-        async with held(live.rooms, taken.result.forks[0]):
-            await _become_all(live, plan.run_dir, seedlings, taken.device_state, taken.pending_rpc, adopt)
-    return taken
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            plan = await stack.enter_async_context(planned_holder(live.rooms, moment_id, live.vm.machine.memory_mib))
+        except BaseException:
+            moments.drop_overlays(live, turns)
+            raise
+        taken, done = await _take(live, order, turns, [plan.request])
+        await stack.enter_async_context(held(live.rooms, taken.result.forks[0]))
+        order = replace(order, identities=tuple(_after(identity, done) for identity in order.identities))
+        harvest = await grow_all(live, order, plan.run_dir, _ground(taken, moment_id), adopt, told)
+    harvest.stun_ms, harvest.quiesced = taken.stun.total_ms, done
+    note_times(harvest, order)
+    return harvest
 
 
-async def clone_frozen(live: LiveMachine, moment: Moment, order: Order, adopt: Adopt) -> list[Seedling]:
+async def _take(
+    live: LiveMachine, order: Order, turns: tuple[moments.DiskTurn, ...], requests: Sequence[ForkRequest]
+) -> tuple[Taken, Quiesced]:
+    """The moment, with the guest quiesced for as long as that takes and no longer."""
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            done = await stack.enter_async_context(quiesced(live, order.request))
+        except BaseException:
+            moments.drop_overlays(live, turns)
+            raise
+        return await moments.take(live, turns, requests, hold=False), done
+
+
+def _after(identity: Identity, done: Quiesced) -> Identity:
+    """A clone's guest was quiesced in its source, and its plan begins with waking it."""
+    if identity.plan is None or not done.any:
+        return identity
+    plan = identity.plan.changed(thaw_hooks=done.hooks, thaw_file_systems=done.file_systems)
+    return identity.changed(plan=plan)
+
+
+def _ground(taken: Taken, moment_id: str) -> Ground:
+    return Ground(taken.layers, taken.device_state, taken.pending_rpc, moment_id)
+
+
+async def clone_frozen(
+    live: LiveMachine, moment: Moment, order: Order, adopt: Adopt, told: Told = lambda *_: None
+) -> Harvest:
     """Clone a VM that is frozen: every clone goes on from that same instruction; the source does not move."""
     async with live.rooms.book.operation("clone", live.id, _detail(live, order, None)):
         reach("clone.journalled")
-        preparing = time.monotonic()
         device_state = await asyncio.to_thread(_read_moment, live, moment)
-        seedlings: list[Seedling] = []
-        try:
-            await _prepare_all(live, order, moment.id, moment.layers, seedlings)
-            prepare_ms = _ms_since(preparing)
-            reach("clone.prepared")
-            pending = bytes.fromhex(moment.pending_rpc_hex)
-            await _become_all(live, live.run_dir, seedlings, device_state, pending, adopt)
-        except BaseException:
-            await _discard_all(seedlings)
-            raise
-        for seedling in seedlings:
-            _note_times(seedling, order, prepare_ms, 0.0)
-        return seedlings
-
-
-async def _become_all(
-    live: LiveMachine,
-    holder: RunDir,
-    seedlings: Sequence[Seedling],
-    device_state: bytes,
-    pending_rpc: bytes,
-    adopt: Adopt,
-) -> None:
-    """Fork and become, a few at a time: more at once than cores only makes each of them slower."""
-    gate = asyncio.Semaphore(live.rooms.limits.parallel_forks)
-
-    async def grow(seedling: Seedling) -> None:
-        async with gate:
-            reply: ForkReply = await fork_from(live.rooms, holder, seedling.asked)
-            await _become_forked(seedling, reply, device_state, pending_rpc, adopt)
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for seedling in seedlings:
-                group.create_task(grow(seedling))
-    except* RametError as failures:
-        raise failures.exceptions[0] from None
+        ground = Ground(moment.layers, device_state, bytes.fromhex(moment.pending_rpc_hex), moment.id)
+        harvest = await grow_all(live, order, live.run_dir, ground, adopt, told)
+        note_times(harvest, order)
+        return harvest
 
 
 async def freeze(live: LiveMachine) -> Moment:
@@ -227,37 +214,8 @@ def _read_moment(live: LiveMachine, moment: Moment) -> bytes:
         ) from None
 
 
-async def _prepare_all(
-    live: LiveMachine, order: Order, moment_id: str, parents: dict[str, str], seedlings: list[Seedling]
-) -> None:
-    """Fills `seedlings` as it goes, so that the caller can discard what there is when one fails."""
-    for machine, vm_id in zip(order.machines, order.vm_ids, strict=True):
-        record = new_record(live.vm, machine, moment_id, order.workflow, vm_id)
-        seedlings.append(await prepare(live, record, parents))
-
-
-async def _discard_all(seedlings: Sequence[Seedling]) -> None:
-    for seedling in seedlings:
-        with contextlib.suppress(RametError, OSError):
-            await seedling.discard()
-
-
-def _note_times(seedling: Seedling, order: Order, prepare_ms: float, stun_ms: float) -> None:
-    times = seedling.timings.model_dump() | {
-        "check": order.check_ms,
-        "prepare": prepare_ms,
-        "stun": stun_ms,
-        "total": (seedling.running_at - order.accepted_at) * 1000,
-    }
-    seedling.timings = CloneTimings.model_validate({name: round(value, 2) for name, value in times.items()})
-
-
 def _detail(live: LiveMachine, order: Order, moment_id: str | None) -> dict[str, object]:
     """Everything the operation will make, by name, before it makes any of it: what recovery looks for."""
     owners = [*order.vm_ids, *([moment_id] if moment_id else [])]
     layers = [moments.overlay_id(owner, disk) for owner in owners for disk in live.vm.machine.disks]
     return {"moment_id": moment_id, "clones": list(order.vm_ids), "names": list(order.names), "layers": layers}
-
-
-def _ms_since(start: float) -> float:
-    return (time.monotonic() - start) * 1000

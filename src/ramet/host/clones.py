@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import hashlib
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ramet.clone import chains, workflows
 from ramet.clone.check import Order, check
-from ramet.clone.seedling import Seedling
+from ramet.clone.growth import Harvest, Told
 from ramet.errors import NotFoundError, RametError, StateError
+from ramet.host.batch import Batch, Born, batch_progress, finish, from_pool, note_steps, results
 from ramet.host.floor import Floor
+from ramet.host.identities import IdentityDesk
 from ramet.host.locks import VmLocks
+from ramet.host.pools import PoolDesk
 from ramet.host.tasks import TaskHandle, TaskManager
 from ramet.host.vms import PATIENCE_S, until_free
 from ramet.machine.lifecycle import Operation, next_state
@@ -20,15 +26,27 @@ from ramet.model.host import Task
 from ramet.model.machine import Moment
 from ramet.model.requests import CloneVm
 from ramet.model.views import CloneForecast, CloneResult
+from ramet.network.firewall import Guard
 
 
 class CloneDesk:
     """Starts tasks that clone and freeze."""
 
-    def __init__(self, floor: Floor, tasks: TaskManager, locks: VmLocks) -> None:
+    def __init__(
+        self,
+        floor: Floor,
+        tasks: TaskManager,
+        locks: VmLocks,
+        pools: PoolDesk,
+        identities: IdentityDesk,
+        remove: Callable[[str], Awaitable[None]],
+    ) -> None:
         self._floor = floor
         self._tasks = tasks
         self._locks = locks
+        self._pools = pools
+        self._identities = identities
+        self._remove = remove
 
     async def forecast(self, ref: str, request: CloneVm) -> CloneForecast:
         """The dry run: every check, no change."""
@@ -37,9 +55,16 @@ class CloneDesk:
         return check(live, request, self._floor.is_taken, time.monotonic()).as_forecast()
 
     async def clone(self, ref: str, request: CloneVm, by_uid: int | None) -> Task:
-        """Refusals come at once, before there is a task; then the work, under the source's lock."""
+        """Refusals come at once, before there is a task; then the work, under the source's lock.
+
+        With a key that was seen before, the task of that time, unless it failed.
+        """
         accepted_at = time.monotonic()
         live = self._floor.find(ref)
+        digest = _digest(live, request)
+        earlier = self._tasks.by_key(request.key, digest) if request.key else None
+        if earlier is not None:
+            return earlier
         await until_free(self._locks, live, "clone", shared=live.vm.frozen)
         first = check(live, request, self._floor.is_taken, accepted_at)
         target = ", ".join(first.names[:3]) + (" …" if len(first.names) > 3 else "")
@@ -47,17 +72,20 @@ class CloneDesk:
         async def work(handle: TaskHandle) -> list[CloneResult]:
             with self._floor.reserve(*first.names):
                 async with self._locks.hold(live.id, "clone", shared=first.workflow == "frozen", wait_s=PATIENCE_S):
-                    order = self._checked_again(live, request, first)
-                    seedlings = await self._grow(live, request, order, handle)
+                    order = self._checked_again(live, first)
+                    guard = await self._identities.guard(live)
+                    batch = await self._grow(live, order, handle)
             with contextlib.suppress(RametError):  # the clones are there, whatever becomes of their source now
                 await self._shorten_soon(live)
-            return self._results(live, order, seedlings, handle)
+            return await self._finish(live, batch, guard, handle)
 
-        return await self._tasks.start("clone", target, work, vm_id=live.id, by_uid=by_uid)
+        return await self._tasks.start(
+            "clone", target, work, vm_id=live.id, by_uid=by_uid, key=request.key, digest=digest, cancellable=True
+        )
 
-    def _checked_again(self, live: LiveMachine, request: CloneVm, first: Order) -> Order:
+    def _checked_again(self, live: LiveMachine, first: Order) -> Order:
         """Under the lock: what was checked before may have changed meanwhile; the names are ours already."""
-        order = check(live, request, lambda name: False, first.accepted_at)
+        order = check(live, first.request, lambda name: False, first.accepted_at)
         if order.workflow != first.workflow:
             raise StateError(
                 f"{live.name!r} was {'thawed' if first.workflow == 'frozen' else 'frozen'} meanwhile.",
@@ -67,44 +95,64 @@ class CloneDesk:
             )
         return order
 
-    async def _grow(self, live: LiveMachine, request: CloneVm, order: Order, handle: TaskHandle) -> list[Seedling]:
+    async def _grow(self, live: LiveMachine, order: Order, handle: TaskHandle) -> Batch:
+        told = batch_progress(handle, len(order.names))
         if live.vm.frozen:
-            return await workflows.clone_frozen(live, self.moment_of(live), order, self._adopt)
-        if chains.needs_flatten(live):
-            with handle.step("shorten chain"):
-                await chains.shorten(live, self._floor.image_layers())
-        return await workflows.clone_running(live, order, self._adopt)
+            pooled = await from_pool(self._pools, live, order)
+            rest = order.without({born.name for born in pooled})
+            if not rest.names:
+                return Batch(order, pooled)
+            harvest = await self._from_moment(live, rest, pooled, told)
+        else:
+            if chains.needs_flatten(live):
+                with handle.step("shorten chain"):
+                    await chains.shorten(live, self._floor.image_layers())
+            pooled = []
+            harvest = await workflows.clone_running(live, order, self._adopt, told)
+        return Batch(order, [*pooled, *map(Born.of_seedling, harvest.seedlings)], harvest.failures, harvest.quiesced)
+
+    async def _from_moment(self, live: LiveMachine, rest: Order, pooled: list[Born], told: Told) -> Harvest:
+        """Those for which the pool was too small. If none of them comes about, those of the pool are still good."""
+        try:
+            return await workflows.clone_frozen(live, self.moment_of(live), rest, self._adopt, told)
+        except RametError as exc:
+            if not pooled:
+                raise
+            return Harvest(failures=dict.fromkeys(rest.names, exc))
 
     async def _adopt(self, clone: LiveMachine) -> None:
         """The clone's record is durable, and others can see it, before its guest executes."""
         await self._floor.rooms.book.save(clone.vm)
         self._floor.add(clone)
 
-    def _results(
-        self, live: LiveMachine, order: Order, seedlings: list[Seedling], handle: TaskHandle
-    ) -> list[CloneResult]:
-        results = []
-        for seedling in seedlings:
-            clone, timings = seedling.live, seedling.timings
-            _note_steps(handle, seedling)
-            self._floor.rooms.book.emit(
-                "vm.cloned",
-                f"{clone.name} was cloned from {live.name} in {timings.total:.0f} ms (stun {timings.stun:.0f} ms).",
-                clone.vm,
-                source=live.id,
-                workflow=order.workflow,
-                timings_ms=timings.model_dump(),
-            )
-            results.append(
-                CloneResult(
-                    name=clone.name,
-                    id=clone.id,
-                    task=handle.id,
-                    timings_ms=timings,
-                    warnings=order.warnings,
-                )
-            )
-        return results
+    async def _finish(self, live: LiveMachine, batch: Batch, guard: Guard, handle: TaskHandle) -> list[CloneResult]:
+        """The clones run: tell of them, give them their identities, reshape them, wait for their addresses."""
+        for born in batch.born:
+            note_steps(handle, born)
+            self._tell(live, batch.order, born)
+        try:
+            await finish(self._identities, batch, guard, handle)
+        except asyncio.CancelledError:
+            await asyncio.shield(self._take_back(batch))
+            raise
+        return results(batch, handle.id)
+
+    async def _take_back(self, batch: Batch) -> None:
+        """Cancelled: the request leaves nothing."""
+        for born in batch.born:
+            with contextlib.suppress(RametError, OSError):
+                await self._remove(born.live.id)
+
+    def _tell(self, live: LiveMachine, order: Order, born: Born) -> None:
+        clone, timings = born.live, born.timings
+        self._floor.rooms.book.emit(
+            "vm.cloned",
+            f"{clone.name} was cloned from {live.name} in {timings.total:.0f} ms (stun {timings.stun:.0f} ms).",
+            clone.vm,
+            source=live.id,
+            workflow=order.workflow,
+            timings_ms=timings.model_dump(exclude={"identity", "network"}),
+        )
 
     # -- freezing --------------------------------------------------------------------------------------------------
 
@@ -170,9 +218,6 @@ class CloneDesk:
         await self._tasks.start("vm.shorten", live.name, work, vm_id=live.id)
 
 
-def _note_steps(handle: TaskHandle, seedling: Seedling) -> None:
-    """The clone's own times as steps of the task, in the order they happened."""
-    at = 0.0
-    for name, took_ms in seedling.timings.model_dump(exclude={"total"}).items():
-        handle.add_step(f"{name} {seedling.live.name}", at, took_ms)
-        at += took_ms
+def _digest(live: LiveMachine, request: CloneVm) -> str:
+    """The same key with another request is a mistake: this tells them apart."""
+    return hashlib.sha256(f"{live.id} {request.model_dump_json()}".encode()).hexdigest()

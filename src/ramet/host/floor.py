@@ -44,7 +44,9 @@ class Floor:
         self.machines[live.id] = live
 
     def drop(self, vm_id: str) -> None:
-        self.machines.pop(vm_id, None)
+        live = self.machines.pop(vm_id, None)
+        if live is not None:
+            live.removed = True
 
     def is_taken(self, name: str) -> bool:
         return name in self._reserved or any(live.name == name for live in self.shown())

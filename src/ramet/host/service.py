@@ -17,8 +17,10 @@ from ramet.host.book import HostBook
 from ramet.host.clones import CloneDesk
 from ramet.host.doctor import examine
 from ramet.host.events import EventLog
+from ramet.host.expiry import Expiry
 from ramet.host.floor import Floor, lineage_children
 from ramet.host.guests import GuestDesk
+from ramet.host.identities import IdentityDesk
 from ramet.host.inventory import Inventory
 from ramet.host.journal import Journal
 from ramet.host.locks import VmLocks
@@ -92,8 +94,9 @@ class Host:
         self._journal = journal
         self._locks = VmLocks(name_of=self._name_of)
         self._vms = VmDesk(floor, tasks, self._locks)
-        self._clones = CloneDesk(floor, tasks, self._locks)
         self._pools = PoolDesk(floor, tasks, self._locks, events, _pool_limits(settings))
+        self._identities = IdentityDesk(floor, tasks, settings.parallel_identities)
+        self._clones = CloneDesk(floor, tasks, self._locks, self._pools, self._identities, self._vms.take_away)
         self._guests = GuestDesk(floor, tasks)
         self._stock = StockDesk(floor, tasks)
         self._recovery = Recovery(floor, journal)
@@ -125,6 +128,8 @@ class Host:
             stack.push_async_callback(_ended, asyncio.create_task(host._serve_guests(), name="guests' requests"))
             stack.push_async_callback(_ended, asyncio.create_task(host._adopt_lost(), name="adopt lost VMs"))
             stack.push_async_callback(_ended, asyncio.create_task(host._pools.keeper.run(), name="keep pools"))
+            expiry = Expiry(host._floor, lambda vm_id: host.remove_vm(vm_id, True))
+            stack.push_async_callback(_ended, asyncio.create_task(expiry.run(), name="end of VMs' time"))
             rotator = Rotator(host._logs, settings.rotate_every_s)
             stack.push_async_callback(_ended, asyncio.create_task(rotator.run(), name="rotate logs"))
             yield host
@@ -135,6 +140,7 @@ class Host:
         await self._stock.ensure_networks()
         await self._recovery.run()
         await self._stock.collect_directories()
+        await self._identities.resume()
         await self._autostart()
 
     async def _autostart(self) -> None:
@@ -254,6 +260,9 @@ class Host:
 
     async def forecast_clone(self, ref: str, request: CloneVm) -> CloneForecast:
         return await self._clones.forecast(ref, request)
+
+    async def identify_vm(self, ref: str, bare: bool = False) -> Task:
+        return await self._identities.identify(ref, bare)
 
     async def tree(self) -> list[TreeNode]:
         children = lineage_children(self._floor.inventory.users_vms())

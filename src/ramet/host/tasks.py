@@ -32,7 +32,7 @@ import structlog
 from pydantic import ValidationError
 from pydantic_core import to_jsonable_python
 
-from ramet.errors import InternalError, NotFoundError, RametError, StateError, TaskCancelledError
+from ramet.errors import ConflictError, InternalError, NotFoundError, RametError, StateError, TaskCancelledError
 from ramet.host.bell import Bell
 from ramet.host.store import Delete, Entry, Put, Store
 from ramet.model.base import explain
@@ -158,6 +158,8 @@ class TaskManager:
         vm_id: str | None = None,
         cancellable: bool = False,
         by_uid: int | None = None,
+        key: str | None = None,
+        digest: str | None = None,
     ) -> Task:
         """Begin the work, once its task is durable. StateError when the daemon is stopping; CapacityError."""
         now = time.time()
@@ -170,6 +172,8 @@ class TaskManager:
             created_at=now,
             started_at=now,
             by_uid=by_uid,
+            key=key,
+            digest=digest,
             version=1,
         )
         await self._persist_start(task)
@@ -196,6 +200,20 @@ class TaskManager:
         if task is None:
             raise NotFoundError(f"There is no task {task_id!r}.", ref=task_id)
         return task
+
+    def by_key(self, key: str, digest: str) -> Task | None:
+        """The task that a request with this key has begun, unless it failed: then it may be tried again.
+
+        ConflictError when the key came with another request.
+        """
+        for task in self.list():
+            if task.key == key and task.state not in (TaskState.ERROR, TaskState.CANCELLED):
+                if task.digest != digest:
+                    raise ConflictError(
+                        f"The key {key!r} was used for another request.", hint="Use a new key for a new request."
+                    )
+                return task
+        return None
 
     def list(self) -> list[Task]:
         """Newest first."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from ramet.host.creating import check_create, create
 from ramet.host.floor import Floor
 from ramet.host.locks import VmLocks
 from ramet.host.tasks import TaskHandle, TaskManager
-from ramet.machine import power
+from ramet.machine import hardware, power
 from ramet.machine.lifecycle import Operation, allows, next_state
 from ramet.machine.live import LiveMachine
 from ramet.model.host import Task
@@ -114,9 +115,12 @@ class VmDesk:
             with contextlib.ExitStack() as names:
                 if request.name is not None and request.name != live.name:
                     names.enter_context(self._floor.reserve(request.name))
-                await live.change(machine=live.vm.machine.changed(**_changes(live, request)))
+                machine = live.vm.machine.changed(**_changes(live, request))
+                await live.change(machine=machine, **_expiry(request))
             if request.cpu_limit_percent is not None and live.vm.is_on:
                 live.limit_cpu()
+            if request.memory_target_mib is not None and live.vm.state is VmState.RUNNING:
+                await hardware.apply_memory_target(live)
         return live
 
     async def remove(self, ref: str, force: bool) -> Task:
@@ -134,6 +138,14 @@ class VmDesk:
                 await self.remove_now(live)
 
         return await self._run(live, "vm.remove", None, work)
+
+    async def take_away(self, vm_id: str) -> None:
+        """End and remove a VM, whatever it does; for one that nobody was told of yet."""
+        live = self._floor.find(vm_id)
+        async with self._locks.hold(live.id, "remove", wait_s=PATIENCE_S):
+            if live.vm.is_on:
+                await power.power_off(live)
+            await self.remove_now(live)
 
     async def remove_now(self, live: LiveMachine) -> None:
         """Under the VM's lock, of a VM that is off."""
@@ -170,10 +182,20 @@ class VmDesk:
         return await self._tasks.start(kind, live.name, under_lock, vm_id=live.id)
 
 
+def _expiry(request: ChangeVm) -> dict[str, Any]:
+    if request.ttl_s is None:
+        return {}
+    return {"expires_at": time.time() + request.ttl_s if request.ttl_s else None}
+
+
 def _changes(live: LiveMachine, request: ChangeVm) -> dict[str, Any]:
     update: dict[str, Any] = request.model_dump(include={"name", "memory_mib", "vcpus", "autostart"}, exclude_none=True)
     if request.cpu_limit_percent is not None:
         update["cpu_limit_percent"] = request.cpu_limit_percent or None
+    if request.memory_target_mib is not None:
+        if request.memory_target_mib > live.vm.machine.memory_mib:
+            raise UsageError(f"{live.name!r} has {live.vm.machine.memory_mib} MiB; a target can only be less.")
+        update["memory_target_mib"] = request.memory_target_mib or None
     config = {**live.vm.machine.extra_config, **{k.lower(): v for k, v in request.set_config.items()}}
     for key in request.unset_config:
         if key.lower() not in config:

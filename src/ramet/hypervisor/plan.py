@@ -102,8 +102,9 @@ def build_plan(
 
     `accelerator` is KVM or TCG, never AUTO. `chains`: one per disk of the machine, the writable ones opened afresh
     here, which takes their lock only in QEMU. `nic_backends`: one per NIC; taps become the plan's. `native` None makes
-    a VM that cannot be forked. `generation` is its VM generation id, None for a machine without. `incoming` ("defer") waits for a state; `paused` stops the guest at its first
-    instruction. `owner_uid` may ask the library for forks, beside root and QEMU's own user (default: this process's).
+    a VM that cannot be forked. `generation` is its VM generation id, None for a machine without. `incoming` ("defer")
+    waits for a state; `paused` stops the guest at its first instruction. `owner_uid` may ask the library for forks,
+    beside root and QEMU's own user (default: this process's).
 
     Raises UnsupportedError when this QEMU lacks a device, UsageError for a path too long, OSError as it comes. On
     failure everything opened is closed, the taps too.

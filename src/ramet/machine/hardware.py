@@ -63,6 +63,13 @@ async def change_nic(live: LiveMachine, change: NicChange) -> None:
             hint="Stop it first.",
         )
     _require_network(live, changed)
+    if change.connected and live.vm.identity.holds_links_down:
+        raise StateError(
+            f"{live.name!r} has no identity of its own yet and stays off the network.",
+            hint=f"'ramet vm identify {live.name}' asks its guest again; with --bare it is taken as it is.",
+            state=live.vm.state.value,
+            operation="connect a NIC",
+        )
     if live.vm.frozen and changed.connected != nic.connected:
         raise StateError(
             f"{live.name!r} is frozen and would not notice that {nic.id} is plugged or unplugged.",
@@ -85,7 +92,7 @@ async def _rewire(live: LiveMachine, nic: Nic) -> None:
     if nic.id in live.taps:
         await attach_nic(live, nic, live.taps[nic.id])
     if live.vm.state is not VmState.FROZEN:
-        await live.qmp.set_link(nic.id, up=nic.connected)
+        await live.qmp.set_link(nic.id, up=nic.connected and not live.vm.identity.holds_links_down)
 
 
 async def _replace_nic(live: LiveMachine, changed: Nic) -> None:
@@ -116,7 +123,7 @@ async def _plug_nic(live: LiveMachine, nic: Nic) -> None:
         await attach_nic(live, nic, tap.name)
         await live.qmp.hotplug_nic(nic, tap.fd)
     live.taps[nic.id] = tap.name
-    if not nic.connected:
+    if not nic.connected or live.vm.identity.holds_links_down:
         await live.qmp.set_link(nic.id, up=False)
 
 
@@ -129,6 +136,12 @@ async def remove_nic(live: LiveMachine, nic_id: str) -> None:
         live.taps.pop(nic.id, None)
     nics = tuple(other for other in live.vm.machine.nics if other.id != nic_id)
     await live.change(machine=live.vm.machine.changed(nics=nics))
+
+
+async def apply_memory_target(live: LiveMachine) -> None:
+    """Tell the balloon of a VM that is on what its guest is to have; None gives all of it back."""
+    machine = live.vm.machine
+    await live.qmp.balloon((machine.memory_target_mib or machine.memory_mib) * MIB)
 
 
 def check_disk_size(size_mib: int) -> int:

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ramet.errors import RametError, StateError, UnsupportedError
+from ramet.errors import NotFoundError, RametError, StateError, UnsupportedError
 from ramet.guest.agent import Agent
 from ramet.guest.rpc_channel import RpcChannel
 from ramet.hypervisor.cgroup import VmGroup
@@ -55,6 +55,8 @@ class LiveMachine:
         self._watch: asyncio.Task[None] | None = None
         self._events: asyncio.Task[None] | None = None
         self._reset_seen = False
+        self.removed = False
+        """Its record is gone: nothing that is still under way may write it again."""
         self.ended = asyncio.Event()
         self.ended.set()
 
@@ -155,6 +157,8 @@ class LiveMachine:
 
     async def change(self, **update: Any) -> Vm:
         """Replace fields of the record, and make that durable."""
+        if self.removed:
+            raise NotFoundError(f"{self.name!r} was removed.")
         before, after = self.vm, self.vm.changed(**update)
         self.vm = after
         try:

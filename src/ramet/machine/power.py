@@ -71,9 +71,9 @@ async def _launch(live: LiveMachine, *, incoming: bool) -> None:
 
 
 async def restore_links(live: LiveMachine) -> None:
-    """A NIC that is recorded as disconnected has its link down from the first instant."""
+    """A NIC that is disconnected has its link down from the first instant, and all have while an identity is due."""
     for nic in live.vm.machine.nics:
-        if not nic.connected:
+        if not nic.connected or live.vm.identity.holds_links_down:
             await live.qmp.set_link(nic.id, up=False)
 
 

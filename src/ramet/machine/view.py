@@ -54,6 +54,8 @@ def vm_view(
         created_at=vm.created_at,
         started_at=vm.started_at,
         busy_with=busy_with,
+        identity=vm.identity,
+        expires_at=vm.expires_at,
     )
 
 

@@ -24,8 +24,11 @@ def disk_chain(rooms: Rooms, disk: Disk) -> DiskChain:
 
 
 async def attach_nic(live: LiveMachine, nic: Nic, tap_name: str) -> None:
-    """Put a tap where the NIC's record says: a port group when it is connected to one, else nowhere."""
-    network = nic.network if nic.connected else None
+    """Put a tap where the NIC's record says: a port group when it is connected to one, else nowhere.
+
+    A clone without the identity that it was to have is on no network, whatever its NICs say.
+    """
+    network = nic.network if nic.connected and not live.vm.identity.holds_links_down else None
     if network is not None and live.rooms.book.network(network) is None:
         raise NotFoundError(
             f"There is no port group {network!r}.", hint="See 'ramet network ls', or make it with 'create'."

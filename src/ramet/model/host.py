@@ -124,6 +124,10 @@ class Task(Model):
     started_at: float | None = None
     ended_at: float | None = None
     by_uid: int | None = None
+    key: str | None = None
+    """The caller's: asking again with it finds this task instead of beginning another."""
+    digest: str | None = None
+    """Of the request that the key came with."""
     version: int = 0
     """Grows with every change: wait for one that is newer than the last seen."""
 

@@ -138,6 +138,8 @@ class Plan(Model):
     nics: tuple[PlannedNic, ...] = ()
     thaw_hooks: bool = False
     """The source ran its freeze hooks before the moment: the matching ones are run here too."""
+    thaw_file_systems: bool = False
+    """They were frozen when the moment was taken: the agent must thaw them before anything else."""
     hooks_timeout_s: float = Field(default=30.0, gt=0, le=3600)
     timeout_s: float = Field(default=120.0, gt=0, le=7200)
     """For the acknowledgement, from the clone's first instruction on."""

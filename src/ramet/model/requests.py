@@ -72,6 +72,10 @@ class ChangeVm(Model):
     autostart: bool | None = None
     cpu_limit_percent: int | None = Field(default=None, ge=0)
     """0 lifts the limit."""
+    memory_target_mib: int | None = Field(default=None, ge=0)
+    """The balloon's target; 0 gives the guest all of its memory."""
+    ttl_s: float | None = Field(default=None, ge=0, le=10 * 365 * 86400)
+    """From now on; 0 lets the VM live."""
     set_config: dict[str, str] = Field(default_factory=dict)
     unset_config: tuple[str, ...] = ()
 

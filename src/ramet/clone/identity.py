@@ -1,0 +1,160 @@
+"""A clone becomes a machine of its own: its guest sets what the plan says, acknowledges, and only then has a network.
+
+    pending       runs, links down; the guest is asked (`give`)
+    acknowledged  guards stand on its ports, its links are up
+    failed        it did not acknowledge: links stay down, and the record says why
+
+Fail closed: a daemon that dies anywhere in between leaves a VM whose links are down and whose record says pending, and
+the next daemon asks again. The plan has a generation, so that the guest knows what it has done already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Interface
+
+from ramet.errors import GuestError, RametError, StateError
+from ramet.guest.identity import apply
+from ramet.machine.lifecycle import Operation, next_state
+from ramet.machine.live import LiveMachine
+from ramet.machine.wiring import attach_nic
+from ramet.model.identity import Acknowledgement, Identity, IdentityState, Plan
+from ramet.model.machine import Nic
+from ramet.network.firewall import Guard
+
+ENTROPY_BYTES = 64
+_ADDRESS_POLL_S = 0.02
+
+
+async def give(live: LiveMachine, guard: Guard | None = None) -> Acknowledgement:
+    """Ask the guest of a running clone to become what its plan says, and bring its links up when it has.
+
+    `guard`: the senders that its ports must not let out, those of its source. Raises what the guest, or its silence,
+    is the reason of; the record then says FAILED, and the links are down.
+    """
+    plan = live.vm.identity.plan
+    if plan is None:
+        raise StateError(f"{live.name!r} was cloned bare.", hint="Clone it without --bare.", state="", operation="")
+    next_state(live.vm.state, Operation.REACH_GUEST, name=live.name)
+    try:
+        acknowledgement = await _ask(live, plan)
+        await _set_guards(live, guard)
+    except (RametError, OSError, TimeoutError) as exc:
+        await _failed(live, plan, exc)
+        raise
+    await live.change(identity=Identity(state=IdentityState.ACKNOWLEDGED, plan=plan, acknowledgement=acknowledgement))
+    await open_links(live)
+    live.rooms.book.emit("vm.identified", f"{live.name} is a machine of its own.", live.vm)
+    return acknowledgement
+
+
+async def _ask(live: LiveMachine, plan: Plan) -> Acknowledgement:
+    async with asyncio.timeout(plan.timeout_s):
+        if plan.thaw_file_systems:
+            await live.agent.thaw_file_systems(timeout_s=plan.timeout_s)
+        acknowledgement = await apply(live.agent, plan, entropy=os.urandom(ENTROPY_BYTES), now=time.time)
+    missing = [part.value for part in plan.parts if part not in acknowledgement.done]
+    if missing or acknowledgement.generation != plan.generation:
+        raise GuestError(
+            f"The guest of {live.name!r} did not acknowledge: {', '.join(missing) or 'its generation is another'}.",
+            hint=f"See its console, then 'ramet vm identify {live.name}'.",
+        )
+    return acknowledgement
+
+
+async def _failed(live: LiveMachine, plan: Plan, error: Exception) -> None:
+    problem = str(error) or f"The guest did not acknowledge within {plan.timeout_s:g} s."
+    await live.change(identity=Identity(state=IdentityState.FAILED, plan=plan, problem=problem[:1000]))
+    live.rooms.book.emit("vm.identity-failed", f"{live.name} stays off the network: {problem}", live.vm)
+
+
+async def _set_guards(live: LiveMachine, guard: Guard | None) -> None:
+    """Before a link comes up: whatever the guest still says in its source's name ends at its port."""
+    if guard is not None and live.taps and live.rooms.networks.privileged:
+        await live.rooms.networks.set_port_guards(dict.fromkeys(live.taps.values(), guard))
+
+
+async def open_links(live: LiveMachine) -> None:
+    """The cables and the lights of every NIC that is to be connected."""
+    for nic in live.vm.machine.nics:
+        if nic.connected:
+            if nic.id in live.taps:
+                await attach_nic(live, nic, live.taps[nic.id])
+            await live.qmp.set_link(nic.id, up=True)
+
+
+async def accept_bare(live: LiveMachine) -> None:
+    """Take the clone as it is, by its owner's word: no identity, and the links come up."""
+    await live.change(identity=Identity(state=IdentityState.BARE))
+    if live.vm.is_on:
+        await open_links(live)
+
+
+def guard_of(source: LiveMachine, addresses: Mapping[str, str]) -> Guard:
+    """What must not come out of a clone: its source's MACs, and the addresses known (MAC -> address) to be theirs."""
+    macs = frozenset(nic.mac for nic in source.vm.machine.nics if not nic.is_user_mode)
+    return Guard(macs=macs, addresses=frozenset(addresses[mac] for mac in macs if mac in addresses))
+
+
+def static_addresses(live: LiveMachine) -> dict[str, str]:
+    """NIC id -> address, of those that the guest said it has set."""
+    acknowledgement = live.vm.identity.acknowledgement
+    found: dict[str, str] = {}
+    for nic_id, text in (acknowledgement.addresses if acknowledgement else {}).items():
+        try:
+            found[nic_id] = str(IPv4Interface(text).ip)
+        except ValueError:
+            continue  # the guest's word: what makes no sense is no address
+    return found
+
+
+def addresses_of(live: LiveMachine, leases: Mapping[str, str]) -> dict[str, str]:
+    """NIC id -> address, as far as it is known: set by the guest, or leased to its MAC."""
+    static = static_addresses(live)
+    leased = {nic.id: leases[nic.mac] for nic in live.vm.machine.nics if nic.mac in leases}
+    return {nic.id: static.get(nic.id, leased.get(nic.id, "")) for nic in _expecting(live)}
+
+
+def _expecting(live: LiveMachine) -> Iterable[Nic]:
+    """NICs whose address the host can know."""
+    static = static_addresses(live)
+    for nic in live.vm.machine.nics:
+        network = live.rooms.book.network(nic.network) if nic.network and not nic.is_user_mode else None
+        if nic.connected and network is not None and (network.dhcp or nic.id in static):
+            yield nic
+
+
+@dataclass
+class Seen:
+    """One VM on its networks."""
+
+    addresses: dict[str, str] = field(default_factory=dict)
+    """NIC id -> IPv4 address."""
+    at: float = 0.0
+    """When all of them were known, on the monotonic clock; 0 while some are missing, or none is to be had."""
+
+
+async def wait_on_network(lives: Iterable[LiveMachine], timeout_s: float) -> dict[str, Seen]:
+    """Until each VM has an address on every NIC that can have one, or the time is over: VM id -> what was seen."""
+    waiting = {live.id: live for live in lives}
+    found = {vm_id: Seen() for vm_id in waiting}
+    deadline = time.monotonic() + timeout_s
+    while waiting:
+        networks = next(iter(waiting.values())).rooms.networks
+        leases = dict(await networks.addresses()) if networks.privileged else {}
+        now = time.monotonic()
+        for vm_id, live in list(waiting.items()):
+            known = addresses_of(live, leases)
+            found[vm_id].addresses = {nic_id: address for nic_id, address in known.items() if address}
+            if all(known.values()):
+                found[vm_id].at = now if known else 0.0
+                del waiting[vm_id]
+        if now >= deadline:
+            break
+        if waiting:
+            await asyncio.sleep(_ADDRESS_POLL_S)
+    return found

@@ -1,0 +1,128 @@
+"""Clones that become machines of their own: many in a clone's task, one by request, those that a crash left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import structlog
+
+from ramet.clone.identity import accept_bare, give, guard_of, wait_on_network
+from ramet.clone.quiesce import Quiesced, wake
+from ramet.errors import RametError, StateError
+from ramet.host.floor import Floor
+from ramet.host.tasks import TaskHandle, TaskManager
+from ramet.machine.live import LiveMachine
+from ramet.model.host import Task
+from ramet.model.identity import IdentityState
+from ramet.model.machine import VmState
+from ramet.network.firewall import Guard
+
+log = structlog.stdlib.get_logger(__name__)
+
+NETWORK_WAIT_S = 10.0
+
+
+class IdentityDesk:
+    """Gives identities. `parallel`: guests that are asked at the same time."""
+
+    def __init__(self, floor: Floor, tasks: TaskManager, parallel: int) -> None:
+        self._floor = floor
+        self._tasks = tasks
+        self._gate = asyncio.Semaphore(parallel)
+
+    async def guard(self, source: LiveMachine) -> Guard:
+        """What no clone of `source` may send: read once for all of them."""
+        networks = self._floor.rooms.networks
+        addresses: Mapping[str, str] = {}
+        with contextlib.suppress(RametError, OSError):
+            addresses = await networks.addresses() if networks.privileged else {}
+        return guard_of(source, addresses)
+
+    async def give_all(
+        self, clones: Sequence[LiveMachine], guard: Guard | None, told: Callable[[LiveMachine], None] = lambda _: None
+    ) -> dict[str, float]:
+        """VM id -> when its identity was acknowledged, on the monotonic clock. Those that failed are missing."""
+        acknowledged: dict[str, float] = {}
+
+        async def one(live: LiveMachine) -> None:
+            async with self._gate:
+                with contextlib.suppress(RametError, OSError, TimeoutError):  # its record says why
+                    await give(live, guard)
+                    acknowledged[live.id] = time.monotonic()
+            told(live)
+
+        async with asyncio.TaskGroup() as group:
+            for live in clones:
+                if live.vm.identity.state is IdentityState.PENDING:
+                    group.create_task(one(live), name=f"identity of {live.name}")
+        return acknowledged
+
+    async def wake_bare(self, clones: Sequence[LiveMachine], done: Quiesced) -> dict[str, tuple[str, ...]]:
+        """Clones without a plan whose guests were quiesced: VM id -> what went wrong."""
+        if not done.any:
+            return {}
+        bare = [live for live in clones if live.vm.identity.plan is None]
+        async with asyncio.TaskGroup() as group:
+            waking = {live.id: group.create_task(wake(live, done)) for live in bare}
+        return {vm_id: tuple(task.result()) for vm_id, task in waking.items()}
+
+    # -- by request ------------------------------------------------------------------------------------------------
+
+    async def identify(self, ref: str, bare: bool) -> Task:
+        """Ask a clone's guest again; with `bare` take it as it is, and connect it."""
+        live = self._floor.find(ref)
+        state = live.vm.identity.state
+        if bare and not live.vm.identity.holds_links_down:
+            raise StateError(f"{live.name!r} is not held off the network.", state=state.value, operation="identify")
+        if not bare and live.vm.identity.plan is None:
+            raise StateError(
+                f"{live.name!r} was not cloned with an identity of its own.",
+                hint="Clone it anew, without --bare.",
+                state=state.value,
+                operation="identify",
+            )
+
+        async def work(handle: TaskHandle) -> object:
+            if bare:
+                await accept_bare(live)
+            else:
+                with handle.step("identity"):
+                    await give(live, await self._guard_again(live))
+                with handle.step("network"):
+                    await wait_on_network([live], NETWORK_WAIT_S)
+            return {"id": live.id, "name": live.name, "identity": live.vm.identity.model_dump(mode="json")}
+
+        return await self._tasks.start("vm.identify", live.name, work, vm_id=live.id, cancellable=True)
+
+    async def _guard_again(self, live: LiveMachine) -> Guard | None:
+        source = self._floor.machines.get(live.vm.lineage.source_id) if live.vm.lineage else None
+        return await self.guard(source) if source is not None else None
+
+    # -- after a restart -------------------------------------------------------------------------------------------
+
+    async def resume(self) -> None:
+        """Clones whose identity a former daemon did not see acknowledged are asked again, in the background."""
+        due = [
+            live
+            for live in self._floor.machines.values()
+            if live.vm.identity.state is IdentityState.PENDING and live.vm.state is VmState.RUNNING
+        ]
+        if not due:
+            return
+
+        async def work(handle: TaskHandle) -> None:
+            async with asyncio.TaskGroup() as group:
+                for live in due:
+                    group.create_task(self._resume_one(live), name=f"identity of {live.name}")
+
+        await self._tasks.start("host.identities", f"{len(due)} clones", work, cancellable=True)
+
+    async def _resume_one(self, live: LiveMachine) -> None:
+        async with self._gate:
+            try:
+                await give(live, await self._guard_again(live))
+            except (RametError, OSError, TimeoutError) as exc:
+                log.warning("a clone stays off the network", vm=live.name, error=str(exc))
