@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ramet.errors import InternalError, UsageError
+from ramet.errors import InternalError
 from ramet.model.host import Network
 from ramet.model.units import check_mac
 from ramet.network.addresses import gateway_of, host_range
@@ -74,9 +74,12 @@ def render_config(
         "no-ping",
         "quiet-dhcp",
         f"dhcp-lease-max={_MAX_LEASES}",
-        f"dhcp-range={first},{last},{netmask},{LEASE_S}",
-        f"dhcp-option=option:router,{gateway}" if network.nat else "dhcp-option=option:router",
     ]
+    if not network.fenced:  # fences have translated addresses, which nobody asks for
+        lines += [
+            f"dhcp-range={first},{last},{netmask},{LEASE_S}",
+            f"dhcp-option=option:router,{gateway}" if network.nat else "dhcp-option=option:router",
+        ]
     lines += [f"server={address}" for address in upstream if network.nat]
     lines += [f"dhcp-host={mac},{address}" for mac, address in sorted(reservations.items())]
     return "\n".join(lines) + "\n"
@@ -175,16 +178,12 @@ class Dhcp:
         await service.start(insist=insist)
         self._services[network.name] = service
 
-    async def reserve(self, network: Network, reservations: Mapping[str, str]) -> None:
-        """Give these MACs these addresses always (MAC -> address), and no others reserved ones.
+    def set_reservations(self, network: str, reservations: Mapping[str, str]) -> None:
+        """Give these MACs these addresses always (MAC -> address) and no others reserved ones, from `ensure` on.
 
         dnsmasq starts anew for it, which takes some hundredths of a second and loses no lease.
         """
-        for address in reservations.values():
-            if network.cidr is None or ipaddress.IPv4Address(address) not in ipaddress.IPv4Network(network.cidr):
-                raise UsageError(f"{address} is not in the network of port group {network.name!r}.")
-        self._reservations[network.name] = {check_mac(mac): address for mac, address in reservations.items()}
-        await self.ensure(network)
+        self._reservations[network] = {check_mac(mac): address for mac, address in reservations.items()}
 
     async def remove(self, network: Network) -> None:
         """End the server and forget its leases; idempotent, and also for one that an earlier daemon started."""
@@ -201,7 +200,7 @@ class Dhcp:
 
     async def leases(self, network: Network) -> dict[str, Lease]:
         """MAC -> lease. Empty when nothing was handed out yet."""
-        return await asyncio.to_thread(self._read_leases, network.bridge)
+        return await asyncio.to_thread(read_leases, self._directory / network.bridge)
 
     async def release(self, network: Network, mac: str) -> bool:
         """Take the lease of a MAC back, as if its guest had released it; False when it has none."""
@@ -224,26 +223,12 @@ class Dhcp:
         return f"--conf-file={self._directory}/{bridge}"
 
     def _prepare(self, network: Network) -> ServiceSpec:
-        """Write the configuration. Its name carries its own hash: a running dnsmasq tells by it what it runs with."""
-        program = find_program("dnsmasq", "dnsmasq-base")
+        find_program("dnsmasq", "dnsmasq-base")
         files = self._directory / network.bridge
         reservations = self._reservations.get(network.name, {})
         upstream = host_resolvers() if network.nat else ()
-        text = render_config(network, files, reservations, upstream, _service_user())
-        config = Path(f"{files}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.conf")
-        for old in self._directory.glob(f"{network.bridge}-*.conf"):
-            if old != config:
-                old.unlink()
-        config.write_text(text)
-        exact = f"--conf-file={config}"
-        return ServiceSpec(
-            name=f"dnsmasq of port group {network.name}",
-            program="dnsmasq",
-            argv=(program, "--keep-in-foreground", "--log-facility=-", exact),
-            mark=self._mark(network.bridge),
-            exact=exact,
-            log=Path(f"{files}.log"),
-        )
+        text = render_config(network, files, reservations, upstream, service_user())
+        return dnsmasq_spec(f"dnsmasq of port group {network.name}", files, text)
 
     async def _spawn(self, spec: ServiceSpec) -> int:
         pid_file = spec.log.with_suffix(".pid")
@@ -254,21 +239,44 @@ class Dhcp:
         # Written once the sockets are bound: what arrives from now on waits in them.
         return await asyncio.to_thread((self._directory / f"{bridge}.pid").exists)
 
-    def _read_leases(self, bridge: str) -> dict[str, Lease]:
-        try:
-            with (self._directory / f"{bridge}.leases").open("rb") as file:
-                return parse_leases(file.read(_LEASES_BYTES).decode(errors="replace"))
-        except FileNotFoundError:
-            return {}
-
     def _forget(self, bridge: str) -> None:
         for path in self._directory.glob(f"{bridge}*"):
             path.unlink(missing_ok=True)
 
 
-def _service_user() -> str:
+def service_user() -> str:
     """dnsmasq's own user; Debian's dnsmasq-base makes it."""
     try:
         return pwd.getpwnam("dnsmasq").pw_name
     except KeyError:
         return "nobody"
+
+
+def dnsmasq_spec(name: str, files: Path, text: str) -> ServiceSpec:
+    """Write a configuration, and how to run dnsmasq with it. `files`: path without suffix of all its files.
+
+    The configuration's name carries its own hash: a running dnsmasq tells by it what it runs with.
+    """
+    config = Path(f"{files}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.conf")
+    for old in files.parent.glob(f"{files.name}-*.conf"):
+        if old != config:
+            old.unlink()
+    config.write_text(text)
+    exact = f"--conf-file={config}"
+    return ServiceSpec(
+        name=name,
+        program="dnsmasq",
+        argv=(find_program("dnsmasq", "dnsmasq-base"), "--keep-in-foreground", "--log-facility=-", exact),
+        mark=f"--conf-file={files}",
+        exact=exact,
+        log=Path(f"{files}.log"),
+    )
+
+
+def read_leases(files: Path) -> dict[str, Lease]:
+    """MAC -> lease, from the file of a dnsmasq; empty when it handed out nothing yet."""
+    try:
+        with Path(f"{files}.leases").open("rb") as file:
+            return parse_leases(file.read(_LEASES_BYTES).decode(errors="replace"))
+    except FileNotFoundError:
+        return {}

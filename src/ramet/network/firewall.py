@@ -1,7 +1,8 @@
 """The nftables rules of the namespace: nothing is forwarded, and nothing answers, unless a port group says so.
 
 Two tables. ``inet ramet`` is rendered whole from the port groups and replaced in one transaction.
-``bridge ramet`` holds the port guards in sets, which stay when the daemon starts anew.
+``bridge ramet`` holds the port guards, and the flows that came in from a host's interface, in sets, which stay when
+the daemon starts anew; its chains are rendered anew.
 """
 
 from __future__ import annotations
@@ -10,10 +11,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ramet.model.host import Network
+from ramet.network import egress
 from ramet.network.addresses import LINK_LOCAL, gateway_of
 
 UPLINK = "uplink"
 """The interface that pasta makes in the namespace."""
+
+FENCE_PREFIX = "rv-"
+"""The namespace's end of the cable to a fence: a port of its port group's bridge."""
+
+PORT_PREFIX = "ru-"
+"""The port of a bridge that leads to a host's interface."""
 
 # Before the bridge learns: a frame dropped here does not move a MAC address to the wrong port either.
 GUARD_TABLE = """
@@ -62,8 +70,30 @@ def render(groups: Iterable[Network]) -> str:
         f'    oifname "{UPLINK}" masquerade',
         "  }",
         "}",
+        *_bridge_lines(groups),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _bridge_lines(groups: list[Network]) -> list[str]:
+    """Frames that cross a bridge: fences never meet one another, and the rules of ports to a host's interface."""
+    flow = "ipv4_addr . inet_service . ipv4_addr . inet_service . inet_proto"
+    rules = [f'iifname "{FENCE_PREFIX}*" oifname "{FENCE_PREFIX}*" drop']
+    for group in groups:
+        if group.uplink:
+            rules += egress.bridged(group, port_name(group))
+    return [
+        "add table bridge ramet",
+        f"add set bridge ramet {egress.SEEN} {{ type {flow}; flags dynamic, timeout; timeout 3m; size 65536; }}",
+        "add chain bridge ramet egress { type filter hook forward priority 0; policy accept; }",
+        "flush chain bridge ramet egress",
+        *(f"add rule bridge ramet egress {rule}" for rule in rules),
+    ]
+
+
+def port_name(group: Network) -> str:
+    """The interface by which a port group reaches a host's."""
+    return PORT_PREFIX + group.bridge.removeprefix("rb-")
 
 
 def _input_rules(group: Network) -> list[str]:
@@ -75,22 +105,28 @@ def _input_rules(group: Network) -> list[str]:
         return []
     to_gateway = f'iifname "{group.bridge}" ip daddr {gateway_of(group.cidr)}'
     rules = []
-    if group.dhcp:
-        rules += [
-            f'iifname "{group.bridge}" udp sport 68 udp dport 67 accept',
-            f"{to_gateway} udp dport 53 accept",
-            f"{to_gateway} tcp dport 53 accept",
-        ]
+    if group.dhcp and not group.fenced:
+        rules.append(f'iifname "{group.bridge}" udp sport 68 udp dport 67 accept')
+    if serves_names(group):
+        rules += [f"{to_gateway} {protocol} dport 53 accept" for protocol in ("udp", "tcp")]
     if not group.isolated:
         rules.append(f"{to_gateway} icmp type echo-request accept")
     return rules
 
 
+def serves_names(group: Network) -> bool:
+    """Whether dnsmasq listens on the port group's gateway: for fences, when they may ask others by it."""
+    return group.nat and group.dhcp if group.fenced else group.dhcp
+
+
 def _forward_rules(group: Network) -> list[str]:
     """Out by the uplink, and back what belongs to that. Link-local addresses, where clouds keep their
-    credentials (169.254.169.254), are nobody's business beyond the link."""
+    credentials (169.254.169.254), are nobody's business beyond the link. Every packet on its way out meets the rules,
+    not the first of a connection alone: what is denied now ends now."""
+    out = f'iifname "{group.bridge}" oifname "{UPLINK}" ip saddr {group.cidr}'
     return [
-        f'iifname "{group.bridge}" oifname "{UPLINK}" ip saddr {group.cidr} ip daddr != {LINK_LOCAL} accept',
+        f"{out} ip daddr {LINK_LOCAL} drop",
+        *egress.routed(group, out),
         f'iifname "{UPLINK}" oifname "{group.bridge}" ct state established,related accept',
     ]
 

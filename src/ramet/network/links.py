@@ -93,6 +93,38 @@ class Links:
             master = self.index(bridge) if bridge else 0
             self._ip.link("set", index=self.index(name), master=master, state="up")
 
+    def move(self, name: str, namespace_fd: int) -> None:
+        """Into another namespace, where it is down and on no bridge. Raises OSError (EEXIST: the name is taken)."""
+        with _os_errors():
+            self._ip.link("set", index=self.index(name), net_ns_fd=namespace_fd)
+
+    def add_cable(self, name: str, far: str, namespace_fd: int, far_mac: str | None = None) -> None:
+        """A pair of interfaces: `name` here, up, and `far` in another namespace, down."""
+        peer: dict[str, Any] = {"ifname": far, "net_ns_fd": namespace_fd}
+        if far_mac is not None:
+            peer["address"] = far_mac
+        with _os_errors():
+            self._ip.link("add", ifname=name, kind="veth", peer=peer)
+        self.up(name)
+
+    def add_over(self, lower: str, name: str, namespace_fd: int, **kind: Any) -> None:
+        """An interface in another namespace on top of `lower` here (a VLAN, a macvlan); `kind` as pyroute2 has it."""
+        with _os_errors():
+            self._ip.link("add", ifname=name, link=self.index(lower), net_ns_fd=namespace_fd, **kind)
+
+    def set_mac(self, name: str, mac: str) -> None:
+        with _os_errors():
+            self._ip.link("set", index=self.index(name), address=mac)
+
+    def set_default_route(self, gateway: str | None) -> None:
+        """Everything else goes to this gateway; None: there is no way out."""
+        with _os_errors():
+            if gateway is not None:
+                self._ip.route("replace", dst="default", gateway=gateway)
+                return
+            if self._ip.get_default_routes(family=socket.AF_INET):
+                self._ip.route("del", dst="default")
+
     def delete(self, name: str) -> bool:
         """False when there is no such interface."""
         try:
@@ -109,6 +141,11 @@ class Links:
         with _os_errors():
             found = self._ip.get_addr(family=2, index=self.index(name))
             return [f"{message.get_attr('IFA_ADDRESS')}/{message['prefixlen']}" for message in found]
+
+    def has_global_ipv6(self, name: str) -> bool:
+        """Whether the interface has an IPv6 address that leads beyond its own link."""
+        with _os_errors():
+            return any(m["scope"] == 0 for m in self._ip.get_addr(family=socket.AF_INET6, index=self.index(name)))
 
     def add_address(self, name: str, address: str) -> None:
         """`address` with prefix length; one that is there already stays."""

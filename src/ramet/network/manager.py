@@ -11,21 +11,27 @@ import contextlib
 import functools
 import logging
 import socket
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from ipaddress import IPv4Network
 from pathlib import Path
+from typing import TypeVar
 
-from ramet.errors import DeadlineError, NotFoundError, PrivilegeError, RametError, UsageError
+from ramet.errors import ConflictError, DeadlineError, NotFoundError, PrivilegeError, RametError, UsageError
 from ramet.model.host import Network
-from ramet.model.machine import DEFAULT_NETWORK, USER_NETWORK
-from ramet.network import addresses, nat, portgroups, privilege, services, taps
+from ramet.model.machine import DEFAULT_NETWORK, USER_NETWORK, Nic
+from ramet.model.units import check_mac
+from ramet.network import addresses, nat, portgroups, privilege, services, taps, uplink
 from ramet.network.dhcp import Dhcp, Lease
-from ramet.network.firewall import Guard
+from ramet.network.fences import Fences
+from ramet.network.firewall import Guard, serves_names
+from ramet.network.ledger import Ledger
 from ramet.network.links import Links
 from ramet.network.namespace import Namespace, NamespaceThread, namespace_name
 from ramet.network.taps import OpenTap
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _RETRY_S = 0.05
 _CARRIER_S = 2.0
@@ -49,6 +55,8 @@ class Networks:
         self._thread = NamespaceThread(self.namespace)
         self._outside = outside
         self._dhcp = Dhcp(self._thread, self._directory)
+        self._ledger = Ledger(self._directory / "addresses.json")
+        self._fences = Fences(self.namespace, self._thread, self._directory, self._ledger)
         self._nat = nat.Nat(self.namespace, self._thread, self._spawn_outside, self._directory / "pasta.log")
         self._groups: dict[str, Network] = {}
         self._failures: dict[str, str] = {}
@@ -63,7 +71,8 @@ class Networks:
     @property
     def warnings(self) -> list[str]:
         """What does not work right now although it should: a server that dies, an uplink that is lost."""
-        return [text for text in (*self._failures.values(), *self._dhcp.problems, self._nat.problem) if text]
+        served = (*self._dhcp.problems, *self._fences.problems, self._nat.problem, self._ledger.problem)
+        return [text for text in (*self._failures.values(), *served) if text]
 
     @property
     def groups(self) -> Mapping[str, Network]:
@@ -81,6 +90,7 @@ class Networks:
             self._made = True
             await self._thread.start()
             await self._thread.netlink(portgroups.prepare_namespace)
+            await asyncio.to_thread(self._ledger.load)
         except (OSError, RametError) as exc:
             await self._thread.close()
             self.problem = f"The network namespace could not be set up: {exc}"
@@ -89,6 +99,7 @@ class Networks:
     async def close(self, remove_namespace: bool = False) -> None:
         """Let everything go on for the guests; or, with `remove_namespace`, end it all and leave nothing but leases."""
         async with self._changing:
+            await self._fences.close(end=remove_namespace)
             await self._dhcp.close(end=remove_namespace)
             await (self._nat.stop() if remove_namespace else self._nat.release())
             await self._thread.close()
@@ -115,11 +126,27 @@ class Networks:
         routes = await asyncio.to_thread(self._host_routes)
         others = {name: group.cidr for name, group in self._groups.items() if group.cidr and name != network.name}
         planned = portgroups.complete(network, routes, others)
+        self._check_change(planned)
+        if planned.uplink:
+            uplinks = {name: group.uplink for name, group in self._groups.items() if group.uplink}
+            uplink.check_others(planned, uplinks)
+            if not await self._thread.netlink(uplink.is_connected, planned):
+                await self._outside_netlink(uplink.check_host, uplink.parse(planned.uplink))
         if planned.dhcp:
             services.find_program("dnsmasq", "dnsmasq-base")
         if planned.nat:
             nat.check_available()
         return planned
+
+    def _check_change(self, planned: Network) -> None:
+        """What guests that are plugged in could not follow. Raises UsageError."""
+        before = self._groups.get(planned.name)
+        for field in ("fenced", "uplink"):
+            if before is not None and getattr(before, field) != getattr(planned, field):
+                raise UsageError(
+                    f"Whether port group {planned.name!r} is {field.replace('uplink', 'uplinked')} cannot be changed.",
+                    hint="Make another one, and move the guests.",
+                )
 
     async def ensure(self, network: Network) -> Network:
         """Make the port group, or make the one that is there as described; returns it with bridge and network.
@@ -160,10 +187,17 @@ class Networks:
         await self._thread.netlink(portgroups.ensure_bridge, network)
         self._groups[network.name] = network
         await self._apply_rules()
-        if network.dhcp:
+        if network.uplink and not await self._thread.netlink(uplink.is_connected, network):
+            await self._outside_netlink(uplink.connect, network, self.namespace)
+        if network.uplink:
+            await self._thread.netlink(uplink.plug, network)
+        self._dhcp.set_reservations(network.name, self._ledger.reservations(network.name))
+        if serves_names(network):
             await self._dhcp.ensure(network, insist=insist)
         else:
             await self._dhcp.stop(network)
+        if network.fenced:
+            await self._fences.restore(network)
         if network.nat:
             await self._nat.ensure(insist=insist)
         else:
@@ -180,8 +214,11 @@ class Networks:
     async def _remove(self, network: Network) -> None:
         self._groups.pop(network.name, None)
         self._failures.pop(network.name, None)
+        await self._fences.leave(lambda claim: claim.network == network.name)
+        self._ledger.give_up(lambda claim: claim.network == network.name)
         await self._end_idle_uplink()
         await self._dhcp.remove(network)
+        await self._thread.netlink(uplink.disconnect, network.bridge)
         await self._thread.netlink(Links.delete, network.bridge)
         await self._apply_rules()
 
@@ -210,13 +247,26 @@ class Networks:
             functools.partial(taps.open_tap, name=name, owner_uid=self._qemu_uid), discard=OpenTap.close
         )
 
-    async def attach(self, tap: str, network: str | None) -> None:
-        """Move a tap to a port group, or off any (None), live. Raises NotFoundError for either."""
+    async def attach(self, tap: str, network: str | None, nic: Nic | None = None) -> None:
+        """Move a tap to a port group, or off any (None), live. Raises NotFoundError for either.
+
+        `nic` is needed where the port group is fenced: then the tap goes into its fence, which is made if need be
+        (ConflictError when that has no place for it).
+        """
         self._check()
-        bridge = self._group(network).bridge if network is not None else None
-        await self._thread.netlink(taps.attach, tap, bridge)
-        if bridge is not None:
-            await self._wait_until_up(bridge)
+        group = self._group(network) if network is not None else None
+        if group is not None and group.fenced:
+            if nic is None:
+                raise UsageError(f"Port group {group.name!r} is fenced: it takes NICs, not bare taps.")
+            await self._fences.attach(tap, nic, group, await self._known_outside())
+            return
+        if group is None:
+            await self._fences.detach(tap)
+        else:
+            await self._fences.leave(lambda claim: claim.holder == tap)
+        await self._thread.netlink(taps.attach, tap, group.bridge if group else None)
+        if group is not None:
+            await self._wait_until_up(group.bridge)
 
     async def _wait_until_up(self, bridge: str) -> None:
         """A bridge without ports has no carrier, and the kernel activates it some milliseconds after the first port
@@ -232,8 +282,9 @@ class Networks:
             await self.attach(tap, None)
 
     async def remove_tap(self, tap: str) -> None:
-        """Delete a tap whoever holds it, with its guard; idempotent."""
+        """Delete a tap whoever holds it, with its guard and its place in a fence; idempotent."""
         self._check()
+        await self._fences.leave(lambda claim: claim.holder == tap)
         await self._thread.netlink(Links.delete, tap)
         await self.set_port_guards({tap: Guard()})
 
@@ -261,10 +312,17 @@ class Networks:
             if link.kind == "tun" and link.name.startswith(taps.TAP_PREFIX)
         }
 
-    async def collect(self, live_taps: Collection[str], groups: Collection[str] | None = None) -> list[str]:
-        """Delete the taps not in `live_taps` and, with `groups`, the port groups not named there; what was deleted."""
+    async def collect(
+        self,
+        live_taps: Collection[str],
+        groups: Collection[str] | None = None,
+        known_taps: Collection[str] | None = None,
+    ) -> list[str]:
+        """Delete the taps not in `live_taps`, fences without any of these and, with `groups`, the port groups not named
+        there; what was deleted. `known_taps`: of all VMs, those that are off too: others' addresses are free again."""
         self._check()
-        gone = await self._thread.netlink(taps.collect, live_taps)
+        gone = await self._fences.collect(live_taps, known_taps)
+        gone += await self._thread.netlink(taps.collect, live_taps)
         if groups is not None:
             for name in (await self._thread.netlink(portgroups.bridges)).values():
                 if name not in groups:
@@ -279,26 +337,102 @@ class Networks:
         return await self._dhcp.leases(self._group(network))
 
     async def reserve(self, network: str, reservations: Mapping[str, str]) -> None:
-        """Give these MACs these addresses of the port group always: MAC -> address, replacing earlier ones."""
-        await self._dhcp.reserve(self._group(network), reservations)
+        """Give these MACs these addresses of the port group always: MAC -> address, replacing earlier ones.
+
+        Durable. Raises UsageError for an address that no guest can have, ConflictError for one that somebody else has.
+        """
+        group = self._group(network)
+        if group.cidr is None or group.fenced:
+            raise UsageError(f"Port group {network!r} has no addresses to reserve.")
+        wanted = {check_mac(mac): address for mac, address in reservations.items()}
+        async with self._changing:
+            before = self._ledger.reservations(network)
+            self._ledger.reserve(network, group.cidr, wanted, await self._leased(group))
+            await self._apply_reservations(group)
+            leased = {address: mac for mac, address in (await self._leased(group)).items()}
+            lost = [address for mac, address in wanted.items() if leased.get(address, mac) != mac]
+            if lost:  # handed out while dnsmasq was being told
+                self._ledger.reserve(network, group.cidr, before, {})
+                await self._apply_reservations(group)
+                raise ConflictError(f"{lost[0]} was just given to somebody else.", hint="Choose another address.")
+
+    async def _leased(self, group: Network) -> dict[str, str]:
+        return {mac: lease.address for mac, lease in (await self._dhcp.leases(group)).items()}
+
+    async def _apply_reservations(self, group: Network) -> None:
+        self._dhcp.set_reservations(group.name, self._ledger.reservations(group.name))
+        if serves_names(group):
+            await self._dhcp.ensure(group)
+
+    async def claim_address(self, network: str, mac: str, address: str) -> None:
+        """One more reservation: for a guest that sets its address itself, so that nobody else is given it."""
+        await self.reserve(network, {**self._ledger.reservations(network), mac: address})
 
     async def release(self, mac: str) -> None:
-        """Give the leases of a MAC back, when its VM is removed; idempotent."""
+        """Give the leases and reservations of a MAC back, when its VM is removed; idempotent.
+
+        Not for a NIC in a fence, whose MAC is its source's: see `release_nic`.
+        """
         self._check()
         for group in list(self._groups.values()):
-            if group.dhcp:
+            if serves_names(group) and not group.fenced:
                 await self._dhcp.release(group, mac)
+                reserved = self._ledger.reservations(group.name)
+                if reserved.pop(mac, None):
+                    await self.reserve(group.name, reserved)
+
+    async def release_nic(self, vm_id: str, nic: Nic) -> None:
+        """Everything that a NIC of a VM that is removed had: its place in a fence, or leases and reservations."""
+        self._check()
+        tap = taps.tap_name(vm_id, nic.index)
+        await self._fences.leave(lambda claim: claim.holder == tap)
+        if nic.inside is None:
+            await self.release(nic.mac)
 
     async def addresses(self) -> dict[str, str]:
-        """MAC -> IPv4 address, by lease, else by what was seen on the wire; of everybody in one go."""
+        """MAC -> IPv4 address, by lease, else by what was seen on the wire; of everybody outside fences in one go.
+
+        Addresses of guests in fences are looked for as well, and found by `addresses_of`.
+        """
         self._check()
+        for group in [group for group in self._groups.values() if group.fenced]:
+            await self._fences.learn(group)
+        return await self._known_outside()
+
+    async def _known_outside(self) -> dict[str, str]:
         found = await self._thread.netlink(Links.neighbours)
         for group in list(self._groups.values()):
-            found |= {mac: lease.address for mac, lease in (await self._dhcp.leases(group)).items()}
+            if not group.fenced:
+                found |= await self._leased(group)
         return found
 
+    def addresses_of(self, vm_id: str, nics: Iterable[Nic], known: Mapping[str, str]) -> dict[str, str]:
+        """NIC id -> the address by which a VM's connected NIC is reached: translated, where it is in a fence.
+
+        `known`: what `addresses` answered.
+        """
+        translated = self._fences.translated()
+        found: dict[str, str | None] = {}
+        for nic in nics:
+            if nic.connected and self.is_fenced(nic):
+                found[nic.id] = translated.get(taps.tap_name(vm_id, nic.index))
+            elif nic.connected and not nic.is_user_mode:
+                found[nic.id] = known.get(nic.mac)
+        return {nic_id: address for nic_id, address in found.items() if address}
+
+    def is_fenced(self, nic: Nic) -> bool:
+        """Whether the NIC belongs into a fence."""
+        group = self._groups.get(nic.network or "")
+        return group is not None and group.fenced
+
+    async def told_address(self, vm_id: str, nic: Nic, address: str) -> None:
+        """A fenced guest's own word on its address, where DHCP did not give it and nothing was seen of it yet."""
+        group = self._group(nic.network or "")
+        if group.fenced:
+            await self._fences.learn(group, {nic.mac: address}, taps.tap_name(vm_id, nic.index))
+
     async def address_of(self, mac: str) -> str | None:
-        """The IPv4 address of one MAC; None when unknown."""
+        """The IPv4 address of one MAC outside fences; None when unknown."""
         return (await self.addresses()).get(mac)
 
     async def connect_tcp(self, address: str, port: int, timeout_s: float) -> socket.socket:
@@ -327,7 +461,18 @@ class Networks:
     def _host_routes(self) -> list[IPv4Network]:
         return addresses.parse_routes(Path("/proc/self/net/route").read_text())
 
+    async def _outside_netlink(self, work: Callable[..., T], *args: object) -> T:
+        """`work(links, *args)` where the host's own interfaces are."""
+        if self._outside is not None:
+            return await self._outside.netlink(work, *args)
+        return await asyncio.to_thread(_with_links, work, *args)
+
     async def _spawn_outside(self, spec: services.ServiceSpec) -> int:
         if self._outside is not None:
             return await self._outside.run(services.spawn_detached, spec)
         return await asyncio.to_thread(services.spawn_detached, spec)
+
+
+def _with_links(work: Callable[..., T], *args: object) -> T:
+    with contextlib.closing(Links()) as links:
+        return work(links, *args)

@@ -7,6 +7,7 @@ are in it, and VMs outlive the daemon) and a person can look inside with `ip net
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import socket
@@ -80,6 +81,17 @@ def in_own_thread(work: Callable[[], T]) -> T:
     thread.start()
     thread.join()
     return future.result()
+
+
+def in_namespace(path: Path, work: Callable[..., T], *args: Any) -> T:
+    """Run `work(links, *args)` inside a namespace, in a thread of its own, with the namespace's `Links`. Blocks."""
+
+    def body() -> T:
+        kernel.enter_network(path)
+        with contextlib.closing(Links()) as links:
+            return work(links, *args)
+
+    return in_own_thread(body)
 
 
 class NamespaceThread:

@@ -52,43 +52,71 @@ def complete(network: Network, taken: Iterable[IPv4Network], others: dict[str, s
     `taken`: networks to keep away from when choosing; `others`: name -> CIDR of the other port groups.
     Raises UsageError for a contradiction, ConflictError for an overlap.
     """
-    if network.isolated and network.nat:
-        raise UsageError(
-            f"Port group {network.name!r} cannot be isolated and have NAT.", hint="Leave out --isolated or --nat."
-        )
+    _check_contradictions(network)
     cidr = network.cidr
-    if cidr is None and (network.dhcp or network.nat):
+    if cidr is None and (network.dhcp or network.nat or network.fenced):
         cidr = addresses.choose_cidr([*taken, *(IPv4Network(other) for other in others.values())])
     if cidr is not None:
         addresses.check_free(network.name, cidr, others)
     return network.changed(cidr=cidr, bridge=bridge_name(network.name))
 
 
+def _check_contradictions(network: Network) -> None:
+    if network.isolated and network.nat:
+        raise UsageError(
+            f"Port group {network.name!r} cannot be isolated and have NAT.", hint="Leave out --isolated or --nat."
+        )
+    if network.isolated and network.fenced:
+        raise UsageError(
+            f"Port group {network.name!r} cannot be isolated and fenced.",
+            hint="Leave out --isolated: fences never reach one another, and without --nat nothing else.",
+        )
+    others = [flag for flag in ("dhcp", "nat", "isolated", "fenced", "cidr") if getattr(network, flag)]
+    if network.uplink and others:
+        raise UsageError(
+            f"Port group {network.name!r} is uplinked: its addresses and its way out are those of {network.uplink}.",
+            hint=f"Leave out --{others[0]}, or --uplink.",
+        )
+
+
 def prepare_namespace(links: Links) -> None:
     """Set the namespace up, or find it set up. Runs inside it."""
+    apply_settings(links)
+    run_tool(["nft", "-f", "-"], firewall.GUARD_TABLE, timeout_s=10)
+
+
+def apply_settings(links: Links) -> None:
+    """The sysctl values of the thread's own namespace, and its loopback interface."""
     for path, value in _SETTINGS:
         # A kernel without IPv6, or without br_netfilter, lacks the setting and the trouble.
         with contextlib.suppress(FileNotFoundError):
             (Path("/proc/sys/net") / path).write_text(value)
     links.up("lo")
-    run_tool(["nft", "-f", "-"], firewall.GUARD_TABLE, timeout_s=10)
 
 
 def ensure_bridge(links: Links, network: Network) -> None:
     """Make the bridge of a completed description, or correct the one that is there. Runs in the namespace."""
-    if not links.exists(network.bridge):
-        links.add_bridge(network.bridge, bridge_mac(network.name), _ALIAS_PREFIX + network.name)
+    make_bridge(links, network.name, network.cidr)
+
+
+def make_bridge(links: Links, name: str, cidr: str | None) -> None:
+    """The bridge of a port group, with its gateway's addresses; the same in a fence as in the namespace itself."""
+    bridge = bridge_name(name)
+    if not links.exists(bridge):
+        links.add_bridge(bridge, bridge_mac(name), _ALIAS_PREFIX + name)
         # Not every kernel's bridge lets its offload be switched; then virtio guests alone are sure to get DHCP.
         with contextlib.suppress(OSError):
-            kernel.compute_checksums(network.bridge)
-    wanted = set()
-    if network.cidr:
-        wanted = {f"{addresses.gateway_of(network.cidr)}/{IPv4Network(network.cidr).prefixlen}"}
-    present = set(links.addresses(network.bridge))
-    for address in wanted - present:
-        links.add_address(network.bridge, address)
-    for address in present - wanted:
-        links.delete_address(network.bridge, address)
+            kernel.compute_checksums(bridge)
+    set_addresses(links, bridge, {f"{addresses.gateway_of(cidr)}/{IPv4Network(cidr).prefixlen}"} if cidr else set())
+
+
+def set_addresses(links: Links, interface: str, wanted: set[str]) -> None:
+    """These addresses (with prefix length), and no others."""
+    present = set(links.addresses(interface))
+    for address in sorted(present - wanted):
+        links.delete_address(interface, address)
+    for address in sorted(wanted):  # again those that are there: the first of a network takes the others with it
+        links.add_address(interface, address)
 
 
 def apply_rules(groups: Iterable[Network]) -> None:
