@@ -122,8 +122,8 @@ class Links:
             if gateway is not None:
                 self._ip.route("replace", dst="default", gateway=gateway)
                 return
-            if self._ip.get_default_routes(family=socket.AF_INET):
-                self._ip.route("del", dst="default")
+            for route in self._ip.get_default_routes(family=socket.AF_INET):
+                self._ip.route("del", family=socket.AF_INET, dst="default", gateway=route.get_attr("RTA_GATEWAY"))
 
     def delete(self, name: str) -> bool:
         """False when there is no such interface."""

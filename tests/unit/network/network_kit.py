@@ -13,6 +13,7 @@ from typing import Self
 import pytest
 
 from ramet.errors import ToolError
+from ramet.model.machine import Nic
 from ramet.network import privilege
 from ramet.network.manager import Networks
 from ramet.network.namespace import NAMES, Namespace, NamespaceThread, run_tool
@@ -85,7 +86,7 @@ class Guest(Room):
 
     def __init__(self, networks: Networks, number: int) -> None:
         super().__init__()
-        self.port = f"vt-{number}"
+        self.port = f"rt-{number:09}-0"
         self._networks = networks
 
     async def __aenter__(self) -> Self:
@@ -97,9 +98,9 @@ class Guest(Room):
     async def cable(self, *arguments: str) -> None:
         await self._networks._thread.run(run_tool, ["ip", "link", *arguments], "", 10.0)
 
-    async def plug(self, network: str | None) -> None:
+    async def plug(self, network: str | None, nic: Nic | None = None) -> None:
         """Into a port group, or out of any."""
-        await self._networks.attach(self.port, network)
+        await self._networks.attach(self.port, network, nic)
 
     async def mac(self) -> str:
         return (await self.run("ip", "-br", "link", "show", "eth0")).split()[2]
