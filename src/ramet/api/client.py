@@ -33,6 +33,7 @@ from ramet.model.pool import PoolView, SetPool
 from ramet.model.requests import (
     AddDisk,
     BuildImage,
+    ChangeNetwork,
     ChangeVm,
     CloneVm,
     CreateNetwork,
@@ -248,6 +249,12 @@ class Client:
         self._wire.json("DELETE", f"/v1/networks/{_quote(name)}")
 
     # Tasks and events
+    def show_network(self, name: str) -> Network:
+        return self._call(Network, "GET", f"/v1/networks/{_quote(name)}")
+
+    def change_network(self, name: str, request: ChangeNetwork) -> Network:
+        return self._call(Network, "PATCH", f"/v1/networks/{_quote(name)}", request)
+
 
     def list_tasks(self) -> list[Task]:
         """Newest first."""

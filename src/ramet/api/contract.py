@@ -19,6 +19,7 @@ from ramet.model.pool import PoolView, SetPool
 from ramet.model.requests import (
     AddDisk,
     BuildImage,
+    ChangeNetwork,
     ChangeVm,
     CloneVm,
     CreateNetwork,
@@ -130,6 +131,10 @@ class Host(Protocol):
     async def list_networks(self) -> list[Network]: ...
 
     async def remove_network(self, name: str, /) -> None: ...
+
+    async def show_network(self, name: str, /) -> Network: ...
+
+    async def change_network(self, name: str, request: ChangeNetwork, /) -> Network: ...
 
     async def build_image(self, request: BuildImage, /) -> Task: ...
 

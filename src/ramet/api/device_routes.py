@@ -8,7 +8,7 @@ from ramet.api.edge import HostDep
 from ramet.model.base import Model
 from ramet.model.host import Task
 from ramet.model.requests import AddDisk, ExportDisk, GrowDisk, NicChange, NicRequest
-from ramet.model.units import Mac
+from ramet.model.units import Mac, Name
 from ramet.model.views import VmView
 
 router = APIRouter(prefix="/v1/vms/{ref}", tags=["devices"])
@@ -20,6 +20,8 @@ class NicEdit(Model):
     network: str | None = None
     connected: bool | None = None
     mac: Mac | None = None
+    fence: Name | None = None
+    """On a fenced port group: the fence to share with others."""
 
 
 @router.post("/nics", status_code=201, operation_id="add_nic", summary="Add a network card")

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 
 from ramet.api.edge import HostDep
 from ramet.model.host import Image, Network, Task
-from ramet.model.requests import BuildImage, CreateNetwork, ImportImage
+from ramet.model.requests import BuildImage, ChangeNetwork, CreateNetwork, ImportImage
 
 router = APIRouter(prefix="/v1")
 
@@ -51,6 +51,21 @@ async def list_networks(host: HostDep) -> list[Network]:
 async def create_network(request: CreateNetwork, host: HostDep) -> Network:
     """Needs a free name, and the privilege to make bridges in a network namespace."""
     return await host.create_network(request)
+
+
+@router.get("/networks/{name}", operation_id="show_network", summary="Show a port group", tags=["networks"])
+async def show_network(name: str, host: HostDep) -> Network:
+    """One port group with all of its rules."""
+    return await host.show_network(name)
+
+
+@router.patch("/networks/{name}", operation_id="change_network", summary="Change a port group", tags=["networks"])
+async def change_network(name: str, request: ChangeNetwork, host: HostDep) -> Network:
+    """At once, also for guests that are plugged in: a connection that is not allowed any more ends.
+
+    Whether a port group is fenced or uplinked, and its network, cannot be changed.
+    """
+    return await host.change_network(name, request)
 
 
 @router.delete(

@@ -18,6 +18,7 @@ from ramet.model.machine import USER_NETWORK, Machine, Nic, Vm
 from ramet.model.requests import CloneVm, NicChange
 from ramet.model.units import MIB, format_bytes, new_id, new_mac
 from ramet.model.views import CloneForecast
+from ramet.network.fences import placement
 
 CLONE_OVERHEAD_BYTES = 48 * MIB
 """A fresh QEMU's own memory, translation buffers included, before its guest diverges."""
@@ -188,8 +189,15 @@ def _clone_nic(live: LiveMachine, nic: Nic, change: NicChange | None, request: C
     connected = wanted and not request.disconnect_nics
     if change is not None and change.connected is not None:
         connected = change.connected and not request.disconnect_nics
-    mac = change.mac if change is not None and change.mac else new_mac()
-    return nic.changed(network=network, connected=connected, mac=mac)
+    return nic.changed(network=network, connected=connected, **_own_or_fenced(live, nic, network, change))
+
+
+def _own_or_fenced(live: LiveMachine, nic: Nic, network: str | None, change: NicChange | None) -> dict[str, object]:
+    """A MAC address of its own; or its source's, in a fence that has the source's network inside."""
+    source, target = (live.rooms.book.network(name) if name else None for name in (nic.network, network))
+    placed = placement(nic, source, target, change.fence if change is not None else None)
+    mac = nic.mac if target is not None and target.fenced else new_mac()
+    return {**placed, "mac": change.mac if change is not None and change.mac else mac}
 
 
 def _check_memory(vm: Vm, count: int) -> None:

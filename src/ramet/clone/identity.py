@@ -74,8 +74,12 @@ async def _failed(live: LiveMachine, plan: Plan, error: Exception) -> None:
 
 async def _set_guards(live: LiveMachine, guard: Guard | None) -> None:
     """Before a link comes up: whatever the guest still says in its source's name ends at its port."""
-    if guard is not None and live.taps and live.rooms.networks.privileged:
-        await live.rooms.networks.set_port_guards(dict.fromkeys(live.taps.values(), guard))
+    networks = live.rooms.networks
+    if guard is None or not networks.privileged:
+        return
+    taps = [live.taps[nic.id] for nic in live.vm.machine.nics if nic.id in live.taps and not networks.is_fenced(nic)]
+    if taps:  # in a fence, the source's MAC and address are the right ones
+        await networks.set_port_guards(dict.fromkeys(taps, guard))
 
 
 async def open_links(live: LiveMachine) -> None:
@@ -113,10 +117,13 @@ def static_addresses(live: LiveMachine) -> dict[str, str]:
 
 
 def addresses_of(live: LiveMachine, leases: Mapping[str, str]) -> dict[str, str]:
-    """NIC id -> address, as far as it is known: set by the guest, or leased to its MAC."""
-    static = static_addresses(live)
-    leased = {nic.id: leases[nic.mac] for nic in live.vm.machine.nics if nic.mac in leases}
-    return {nic.id: static.get(nic.id, leased.get(nic.id, "")) for nic in _expecting(live)}
+    """NIC id -> address, as far as it is known: translated by its fence, set by the guest, or leased to its MAC."""
+    networks, static = live.rooms.networks, static_addresses(live)
+    reached = networks.addresses_of(live.id, live.vm.machine.nics, leases)
+    return {
+        nic.id: reached.get(nic.id, "") if networks.is_fenced(nic) else static.get(nic.id, reached.get(nic.id, ""))
+        for nic in _expecting(live)
+    }
 
 
 def _expecting(live: LiveMachine) -> Iterable[Nic]:

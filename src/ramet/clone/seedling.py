@@ -78,6 +78,9 @@ class Seedling:
         await self.live.detach()
         self.live.unconfine()
         await self.live.rooms.book.forget(self.live.id)
+        if self.live.rooms.networks.privileged:
+            for nic in self.live.vm.machine.nics:
+                await self.live.rooms.networks.release_nic(self.live.id, nic)
         for layer_id in self.layer_ids:
             self.live.rooms.layers.remove(layer_id)
         paths = self.live.rooms.paths

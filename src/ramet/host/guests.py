@@ -14,7 +14,7 @@ from ramet.host.rotate import read_tail
 from ramet.host.tasks import TaskHandle, TaskManager
 from ramet.machine.live import LiveMachine
 from ramet.model.host import Task
-from ramet.model.machine import Display, VmState
+from ramet.model.machine import Display, Nic, VmState
 from ramet.model.requests import Exec
 from ramet.model.views import ExecResult
 
@@ -68,9 +68,9 @@ class GuestDesk:
 
     async def addresses(self, live: LiveMachine) -> dict[str, tuple[str, ...]]:
         """IPv4 addresses by MAC, from the leases of its port groups; only what is known without asking the guest."""
-        known = await self.leases()
-        nics = [nic for nic in live.vm.machine.nics if nic.connected and nic.mac in known]
-        return {nic.mac: (known[nic.mac],) for nic in nics}
+        networks, nics = self._floor.rooms.networks, live.vm.machine.nics
+        found = networks.addresses_of(live.id, nics, await self.leases())
+        return {nic.mac: (found[nic.id],) for nic in nics if nic.id in found}
 
     async def leases(self) -> dict[str, str]:
         """Address by MAC, of all port groups."""
@@ -109,9 +109,17 @@ class GuestDesk:
         macs = {nic.mac for nic in live.vm.machine.nics if nic.connected and not nic.is_user_mode}
         for interface in interfaces:
             found = [address.address for address in interface.addresses if address.kind == "ipv4"]
-            if interface.mac in macs and found:
-                return found[0]
+            if interface.mac in nics and found:
+                return await self._outer_address(live, nics[interface.mac], found[0])
         return None
+
+    async def _outer_address(self, live: LiveMachine, nic: Nic, address: str) -> str | None:
+        """What the guest calls `address`, as others know it: in a fence, the translated one."""
+        networks = self._floor.rooms.networks
+        if not networks.is_fenced(nic):
+            return address
+        await networks.told_address(live.id, nic, address)
+        return networks.addresses_of(live.id, [nic], {}).get(nic.id)
 
     async def open_stream(self, kind: str, ref: str, port: int | None) -> socket.socket:
         """A connected descriptor: the serial console, the display's VNC, or a TCP port of the guest."""

@@ -180,7 +180,9 @@ class Recovery:
                 await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
         if rooms.networks.privileged:
             taps = {tap for live in self._floor.machines.values() for tap in live.taps.values()}
-            await rooms.networks.collect(taps, {network.name for network in self._floor.inventory.networks.all()})
+            known = {tap_name(vm.id, nic.index) for vm in self._floor.inventory.vms() for nic in vm.machine.nics}
+            groups = {network.name for network in self._floor.inventory.networks.all()}
+            await rooms.networks.collect(taps, groups, known)
         await asyncio.to_thread(rooms.layers.remove_temporaries)
         await self._floor.collect_layers()
 

@@ -53,6 +53,7 @@ from ramet.model.pool import PoolView, SetPool
 from ramet.model.requests import (
     AddDisk,
     BuildImage,
+    ChangeNetwork,
     ChangeVm,
     CloneVm,
     CreateNetwork,
@@ -392,6 +393,12 @@ class Host:
 
     async def list_networks(self) -> list[Network]:
         return self._stock.networks()
+
+    async def show_network(self, name: str) -> Network:
+        return self._stock.network(name)
+
+    async def change_network(self, name: str, request: ChangeNetwork) -> Network:
+        return await self._stock.change_network(name, request)
 
     async def remove_network(self, name: str) -> None:
         await self._stock.remove_network(name)

@@ -16,7 +16,7 @@ from ramet.host.floor import Floor
 from ramet.host.tasks import TaskHandle, TaskManager
 from ramet.model.host import Image, Network, Task
 from ramet.model.machine import DEFAULT_NETWORK
-from ramet.model.requests import BuildImage, CreateNetwork, ImportImage
+from ramet.model.requests import BuildImage, ChangeNetwork, CreateNetwork, ImportImage
 from ramet.model.units import new_id
 from ramet.storage.images import adopt_disk, import_file
 
@@ -169,6 +169,18 @@ class StockDesk:
         self._floor.rooms.book.emit("network.created", f"The port group {network.name} was created.")
         return network
 
+    def network(self, name: str) -> Network:
+        """Raises NotFoundError."""
+        return self._floor.inventory.networks.find(name)
+
+    async def change_network(self, name: str, request: ChangeNetwork) -> Network:
+        """At once, for guests that are plugged in too. What is refused, or fails, leaves everything as it was."""
+        before = self._floor.inventory.networks.find(name)
+        network = await self._floor.rooms.networks.ensure(changed_network(before, request))
+        await self._floor.inventory.networks.put(network)
+        self._floor.rooms.book.emit("network.changed", f"The port group {name} was changed.")
+        return network
+
     async def remove_network(self, name: str) -> None:
         network = self._floor.inventory.networks.find(name)
         users = [
@@ -192,6 +204,22 @@ class StockDesk:
                 await self.create_network(CreateNetwork(name=DEFAULT_NETWORK, dhcp=True))
             except RametError as exc:  # without dnsmasq, say: the rest of the house stands without it
                 self._floor.rooms.book.emit("host.warning", f"There is no default port group: {exc}")
+
+
+def changed_network(network: Network, request: ChangeNetwork) -> Network:
+    """The description after a request. Raises NotFoundError for a rule that is to be removed and is not there."""
+    fields = ("dhcp", "nat", "isolated", "egress_default")
+    update = request.model_dump(include=set(fields), exclude_none=True)
+    rules = [] if request.clear_rules else list(network.egress)
+    for rule in request.remove_rules:
+        if rule not in rules:
+            raise NotFoundError(
+                f"Port group {network.name!r} has no rule '{rule.action} {rule.text}'.",
+                hint=f"See 'ramet network show {network.name}'.",
+            )
+        rules.remove(rule)
+    rules += [rule for rule in request.add_rules if rule not in rules]
+    return network.changed(**update, egress=tuple(rules))
 
 
 async def _build(request: BuildImage, directory: Path, handle: TaskHandle) -> BuiltImage:

@@ -155,7 +155,7 @@ class VmDesk:
             await self._floor.rooms.book.forget(vm.id)
             if self._floor.rooms.networks.privileged:
                 for nic in vm.machine.nics:
-                    await self._floor.rooms.networks.release(nic.mac)
+                    await self._floor.rooms.networks.release_nic(vm.id, nic)
             for directory in (self._floor.rooms.paths.vm(vm.id), self._floor.rooms.paths.vm_run(vm.id)):
                 await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
         self._floor.rooms.book.emit("vm.removed", f"{vm.name} was removed.", vm)

@@ -11,7 +11,8 @@ from ramet.machine.live import LiveMachine
 from ramet.machine.wiring import attach_nic, disk_chain
 from ramet.model.machine import USER_NETWORK, Disk, Display, Nic, VmState
 from ramet.model.requests import NicChange, NicRequest
-from ramet.model.units import MIB, format_bytes, new_id
+from ramet.model.units import MIB, format_bytes, new_id, new_mac
+from ramet.network.fences import placement
 from ramet.storage.images import grow
 from ramet.storage.qcow2 import MAX_SIZE_BYTES
 
@@ -56,6 +57,7 @@ async def change_nic(live: LiveMachine, change: NicChange) -> None:
     if change.mac is not None:
         next_state(live.vm.state, Operation.RECONFIGURE, name=live.name)
         update["mac"] = change.mac
+    update |= _placement(live, nic, change)
     changed = nic.changed(**update)
     if live.vm.is_on and changed.is_user_mode != nic.is_user_mode:
         raise UnsupportedError(
@@ -80,6 +82,28 @@ async def change_nic(live: LiveMachine, change: NicChange) -> None:
     if live.vm.is_on:
         await _rewire(live, changed)
     await _replace_nic(live, changed)
+
+
+def _placement(live: LiveMachine, nic: Nic, change: NicChange) -> dict[str, object]:
+    """Into a fence, out of one, or neither. What leaves its fence has its source's MAC address, and must not keep it."""
+    stays = change.network is None or change.network == (nic.network or "")
+    if stays and (change.fence is None or change.fence == nic.fence):
+        return {}
+    book = live.rooms.book
+    name = nic.network if change.network is None else change.network or None
+    source, target = (book.network(where) if where else None for where in (nic.network, name))
+    update: dict[str, object] = dict(placement(nic, source, target, change.fence))
+    is_clone = live.vm.lineage is not None and nic.inside is not None
+    if is_clone and target is not None and not target.fenced and change.mac is None:
+        if live.vm.is_on:
+            raise StateError(
+                f"{live.name!r} has its source's MAC address, which may be on {target.name!r} already.",
+                hint="Stop it first: it gets an address of its own when it leaves its fence.",
+                state=live.vm.state.value,
+                operation="change a NIC",
+            )
+        update["mac"] = new_mac()
+    return update
 
 
 def _require_network(live: LiveMachine, nic: Nic) -> None:

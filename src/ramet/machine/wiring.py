@@ -33,7 +33,7 @@ async def attach_nic(live: LiveMachine, nic: Nic, tap_name: str) -> None:
         raise NotFoundError(
             f"There is no port group {network!r}.", hint="See 'ramet network ls', or make it with 'create'."
         )
-    await live.rooms.networks.attach(tap_name, network)
+    await live.rooms.networks.attach(tap_name, network, nic)
 
 
 async def wire(live: LiveMachine, *, attach: bool, forked: bool, incoming: bool) -> LaunchPlan:
