@@ -142,6 +142,10 @@ class Client:
         """Every check of a clone, and no change."""
         return self._call(CloneForecast, "POST", _vm(ref, "clone"), request.model_copy(update={"dry_run": True}))
 
+    def identify_vm(self, ref: str, bare: bool = False) -> Task:
+        """Ask a clone's guest again to take on its identity; with `bare` take the clone as it is."""
+        return self._call(Task, "POST", _vm(ref, "identify"), query={"bare": bare})
+
     @staticmethod
     def clone_results(task: Task) -> list[CloneResult]:
         """What a successful task of `clone_vm` made."""
@@ -245,16 +249,16 @@ class Client:
     def create_network(self, request: CreateNetwork) -> Network:
         return self._call(Network, "POST", "/v1/networks", request)
 
-    def remove_network(self, name: str) -> None:
-        self._wire.json("DELETE", f"/v1/networks/{_quote(name)}")
-
-    # Tasks and events
     def show_network(self, name: str) -> Network:
         return self._call(Network, "GET", f"/v1/networks/{_quote(name)}")
 
     def change_network(self, name: str, request: ChangeNetwork) -> Network:
         return self._call(Network, "PATCH", f"/v1/networks/{_quote(name)}", request)
 
+    def remove_network(self, name: str) -> None:
+        self._wire.json("DELETE", f"/v1/networks/{_quote(name)}")
+
+    # Tasks and events
 
     def list_tasks(self) -> list[Task]:
         """Newest first."""

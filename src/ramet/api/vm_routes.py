@@ -113,3 +113,11 @@ async def clone_vm(ref: str, request: CloneVm, host: HostDep, uid: UidDep) -> Re
         return JSONResponse((await host.forecast_clone(ref, request)).model_dump(mode="json"))
     task = await host.clone_vm(ref, request, uid)
     return JSONResponse(task.model_dump(mode="json"), status_code=202)
+
+
+@router.post("/{ref}/identify", status_code=202, operation_id="identify_vm", summary="Give a clone its identity again")
+async def identify_vm(
+    ref: str, host: HostDep, bare: bool = Query(False, description="Take it as it is, and bring its links up.")
+) -> Task:
+    """Needs a running clone. Its guest is asked to take on its identity; its links come up when it acknowledges."""
+    return await host.identify_vm(ref, bare)

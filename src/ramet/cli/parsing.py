@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +13,7 @@ from pydantic import ValidationError
 
 from ramet.errors import UsageError
 from ramet.model.base import Model, explain
+from ramet.model.identity import Part
 from ramet.model.machine import NicModel
 from ramet.model.requests import DiskRequest, NicChange, NicRequest
 from ramet.model.units import parse_size_mib
@@ -109,6 +112,52 @@ def nic_changes(networks: Iterable[str] | None, macs: Iterable[str] | None) -> t
     return tuple(request(NicChange, fields) for fields in changes.values())
 
 
+def customizations(items: Iterable[str] | None) -> dict[str, str]:
+    """['hostname=web-{n},address=10.0.0.{n}/24', '@values.toml'] to one table; a later value wins."""
+    values: dict[str, str] = {}
+    for item in items or ():
+        if item.startswith("@"):
+            values |= _customization_file(Path(item[1:]))
+            continue
+        for part in item.split(","):
+            key, sign, value = part.partition("=")
+            if not sign or not key or not value:
+                raise UsageError(
+                    f"--customize {part!r} is not KEY=VALUE.", hint="Write it like hostname=web-{n},address=dhcp."
+                )
+            values[key.strip()] = value.strip()
+    return values
+
+
+def _customization_file(path: Path) -> dict[str, str]:
+    """TOML or JSON: plain keys, or a table for each NIC; lists, as of dns, are joined."""
+    try:
+        text = path.read_text()
+    except OSError as exc:
+        raise UsageError(f"{path} cannot be read: {exc.strerror}.") from exc
+    try:
+        data = json.loads(text) if text.lstrip().startswith("{") else tomllib.loads(text)
+    except ValueError as exc:
+        raise UsageError(
+            f"{path} is neither TOML nor JSON: {exc}.", hint='Write lines like hostname = "web-{n}".'
+        ) from exc
+    values: dict[str, str] = {}
+    for key, value in data.items():
+        for name, item in value.items() if isinstance(value, dict) else ((None, value),):
+            values[f"{key}.{name}" if name else key] = "+".join(map(str, item)) if isinstance(item, list) else str(item)
+    return values
+
+
+def parts(items: Iterable[str] | None) -> tuple[Part, ...]:
+    """['ssh-keys', 'hooks,clock'] to the parts of an identity."""
+    found = []
+    for word in (word for item in items or () for word in item.split(",")):
+        if word not in list(Part):
+            raise UsageError(f"An identity has no part {word!r}.", hint=f"Its parts are: {', '.join(Part)}.")
+        found.append(Part(word))
+    return tuple(found)
+
+
 OPTIONS = {
     "memory_mib": "--memory (MiB)",
     "vcpus": "--cpus",
@@ -120,6 +169,16 @@ OPTIONS = {
     "timeout_s": "--timeout",
     "size_mib": "size (MiB)",
     "mac": "--mac",
+    "memory_target_mib": "--memory-target (MiB)",
+    "ttl_s": "--ttl",
+    "count": "--count",
+    "first": "--first",
+    "key": "--key",
+    "tcp": "--tcp",
+    "identity_timeout_s": "--identity-timeout",
+    "hooks_timeout_s": "--hooks-timeout",
+    "freeze_hooks_timeout_s": "--hooks-timeout",
+    "wait_network_s": "--wait-network",
 }
 """What the user knows a field of a request as."""
 

@@ -197,16 +197,29 @@ def clones(out: Output, results: Sequence[CloneResult]) -> None:
         Column("name", style="bold"),
         Column("id"),
         Column("stun", right=True),
-        Column("fork", right=True),
-        Column("qemu", right=True),
-        Column("load", right=True),
-        Column("total", right=True, style="bold"),
+        Column("running", right=True, style="bold"),
+        Column("identity", right=True),
+        Column("network", right=True),
+        Column("address"),
     )
-    rows = []
-    for result in results:
-        t = result.timings_ms
-        rows.append((result.name, result.id, *(millis(x) for x in (t.stun, t.fork, t.qemu, t.load, t.total))))
-    out.table(columns, rows)
+    rows = [_clone_row(result) for result in results if result.ok]
+    if rows:
+        out.table(columns, rows)
+
+
+def _clone_row(result: CloneResult) -> tuple[str, ...]:
+    """Times from the request on; '-' for what the clone does not have."""
+    t = result.timings_ms
+    identity = millis(t.identity) if t.identity else result.identity.value if result.identity != "pending" else "-"
+    return (
+        result.name,
+        result.id,
+        millis(t.stun),
+        millis(t.total),
+        identity,
+        millis(t.network) if t.network else "-",
+        ", ".join(result.addresses.values()) or "-",
+    )
 
 
 def forecast(out: Output, answer: CloneForecast) -> None:

@@ -214,6 +214,7 @@ def rename(
         "ramet vm set web --memory 2G --cpus 4    # while it is off",
         "ramet vm set web --set guestinfo.role=db --unset guestinfo.old",
         "ramet vm set web --autostart --cpu-limit 150",
+        "ramet vm set web-3 --ttl 2h              # or --ttl none",
     ),
 )
 def set_vm(
@@ -227,14 +228,23 @@ def set_vm(
     cpu_limit: Annotated[
         int | None, typer.Option("--cpu-limit", metavar="PERCENT", help="In percent of one core; 0 lifts it.")
     ] = None,
+    memory_target: Annotated[
+        str | None,
+        typer.Option("--memory-target", metavar="SIZE", help="What the balloon leaves the guest, or 'none'."),
+    ] = None,
+    ttl: Annotated[
+        str | None, typer.Option("--ttl", metavar="TIME", help="Remove it when that is over, from now on; or 'none'.")
+    ] = None,
 ) -> None:
-    """Change a VM: memory, CPUs, configuration keys, autostart, CPU limit."""
+    """Change a VM: memory, CPUs, configuration keys, autostart, limits, time to live."""
     from ramet.cli import parsing
     from ramet.errors import UsageError
     from ramet.model.requests import ChangeVm
-    from ramet.model.units import parse_size_mib
+    from ramet.model.units import parse_duration_s, parse_size_mib
 
     fields = {
+        "memory_target_mib": 0 if memory_target == "none" else parse_size_mib(memory_target) if memory_target else None,
+        "ttl_s": 0 if ttl == "none" else parse_duration_s(ttl) if ttl else None,
         "memory_mib": parse_size_mib(memory) if memory else None,
         "vcpus": cpus,
         "autostart": autostart,
@@ -247,6 +257,24 @@ def set_vm(
         raise UsageError("Nothing to change was given.", hint="See 'ramet vm set --help'.")
     view = session.client.change_vm(session.vm(vm), change)
     session.show(view, lambda: session.out.say(Cell(view.name, "bold"), " changed"))
+
+
+@command(
+    app,
+    "identify",
+    examples=(
+        "ramet vm identify web-2           # ask its guest again",
+        "ramet vm identify web-2 --bare    # as it is",
+    ),
+)
+def identify(
+    session: Session,
+    vm: Vm,
+    bare: Annotated[bool, typer.Option("--bare", help="Take the clone as it is, and bring its links up.")] = False,
+) -> None:
+    """Give a clone that stays off the network its identity, once more, and bring its links up when it has it."""
+    task = session.settle(session.client.identify_vm(session.vm(vm), bare))
+    session.show(task.result, lambda: session.out.say(Cell(vm, "bold"), " is on its networks"))
 
 
 @command(app, "rm", examples=("ramet vm rm web", "ramet vm rm web-1 web-2 --force    # even while they run"))

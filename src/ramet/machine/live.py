@@ -36,7 +36,8 @@ MAX_THREADS = 1024
 
 OOM_SCORE, OOM_SCORE_CLONE, OOM_SCORE_POOLED = 200, 300, 400
 """When memory is short the kernel ends what is largest: a frozen source, which frees nothing, for its clones have the
-same pages. So clones go first, and before them those that wait in a pool. A QEMU inherits its parent's score, and the daemon's protects the daemon."""
+same pages. So clones go first, and before them those that wait in a pool. A QEMU inherits its parent's score, and the
+daemon's protects the daemon."""
 
 
 class LiveMachine:
