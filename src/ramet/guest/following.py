@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,10 @@ _ALIVE_EVERY_S = 5.0
 _FIRST_POLL_S = 0.004
 _LAST_POLL_S = 0.1
 _SCRIPT_FAILED = 125
+
+
+class OverdueError(DeadlineError):
+    """The command took longer than it was given."""
 
 
 @dataclass(frozen=True)
@@ -137,11 +142,16 @@ class Following:
         self.outcome: ExecOutcome | None = None
         """How the command ended, once `output` has; its own output is not in it."""
 
-    async def output(self) -> AsyncIterator[Piece]:
-        """Everything it writes, as it comes, until it has ended. Raises what the agent's commands do."""
+    async def output(self, *, timeout_s: float = math.inf) -> AsyncIterator[Piece]:
+        """Everything it writes, as it comes, until it has ended. Raises what the agent's commands do.
+
+        After `timeout_s` it raises `OverdueError`; the command is then killed at the end of the block.
+        """
         loop = asyncio.get_running_loop()
-        pause_s, alive_at, marked = _FIRST_POLL_S, loop.time(), False
+        pause_s, alive_at, marked, over_at = _FIRST_POLL_S, loop.time(), False, loop.time() + timeout_s
         while not all(output.ended for output in self._outputs):
+            if loop.time() > over_at:
+                raise OverdueError(f"The command did not end within {timeout_s:g} s in the guest.")
             found = [piece for output in self._outputs if (piece := await output.next()) is not None]
             for piece in found:
                 yield piece
@@ -186,6 +196,26 @@ class Following:
         async with self._writing:
             if self._stdin and self.outcome is None:
                 await self._say("i end")
+
+    @contextlib.asynccontextmanager
+    async def feeding(self, data: bytes, *, end: bool) -> AsyncIterator[None]:
+        """Inside, `data` is written beside what else is done: a command need not read before it writes."""
+        if not data or not self._stdin:
+            yield
+            return
+        task = asyncio.create_task(self._feed(data, end), name="standard input")
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+            if not task.cancelled():
+                task.exception()  # what is wrong with the guest shows in its output as well
+
+    async def _feed(self, data: bytes, end: bool) -> None:
+        await self.write(data)
+        if end:
+            await self.end_input()
 
     async def signal(self, name: str) -> None:
         """Send a signal, like 'INT', to the command and all that it started. Nothing when it has ended."""

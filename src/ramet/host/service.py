@@ -12,11 +12,13 @@ from typing import Any, Self
 import structlog
 
 import ramet
-from ramet.errors import RametError, StateError, UnsupportedError
+from ramet.errors import RametError, StateError
 from ramet.host.book import HostBook
 from ramet.host.clones import CloneDesk
+from ramet.host.composing import compose
 from ramet.host.doctor import examine
 from ramet.host.events import EventLog
+from ramet.host.execs import ExecDesk
 from ramet.host.expiry import Expiry
 from ramet.host.floor import Floor, lineage_children
 from ramet.host.guests import GuestDesk
@@ -24,6 +26,7 @@ from ramet.host.identities import IdentityDesk
 from ramet.host.inventory import Inventory
 from ramet.host.journal import Journal
 from ramet.host.locks import VmLocks
+from ramet.host.outputs import Outputs
 from ramet.host.pool_keeper import PoolLimits
 from ramet.host.pools import PoolDesk
 from ramet.host.recovery import Recovery
@@ -33,19 +36,13 @@ from ramet.host.settings import Settings
 from ramet.host.sqlite_store import SqliteStore
 from ramet.host.stock import StockDesk
 from ramet.host.tasks import TaskHandle, TaskManager
+from ramet.host.trying import TryDesk
 from ramet.host.vms import VmDesk
-from ramet.hypervisor import cgroup
-from ramet.hypervisor.accelerator import AcceleratorReport, probe
-from ramet.hypervisor.fork import install_native, library_problem
 from ramet.hypervisor.plan import EVENT_LOG, QEMU_LOG
-from ramet.hypervisor.process import QemuUser, find_user
-from ramet.hypervisor.stun_client import StunHelper
-from ramet.hypervisor.version import Qemu, find_qemu
+from ramet.hypervisor.version import find_qemu
 from ramet.machine import hardware, power
-from ramet.machine.acceleration import Acceleration
 from ramet.machine.live import LiveMachine
 from ramet.machine.paths import StatePaths
-from ramet.machine.rooms import Limits, Rooms
 from ramet.machine.view import vm_view
 from ramet.model.host import Image, Network, Task
 from ramet.model.machine import Vm, VmState
@@ -68,9 +65,7 @@ from ramet.model.requests import (
 )
 from ramet.model.units import MIB
 from ramet.model.views import CheckView, CloneForecast, ExecResult, HostView, TreeNode, VmView
-from ramet.network.manager import Networks
 from ramet.storage.images import export
-from ramet.storage.layers import LayerStore
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -100,6 +95,9 @@ class Host:
         self._clones = CloneDesk(floor, tasks, self._locks, self._pools, self._identities, self._vms.take_away)
         self._guests = GuestDesk(floor, tasks)
         self._stock = StockDesk(floor, tasks)
+        self.execs = ExecDesk(floor)
+        self.outputs = Outputs()
+        self.tries = TryDesk(floor, tasks, self._clones, self._vms, self._stock, self.outputs)
         self._recovery = Recovery(floor, journal)
         self._asked: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
 
@@ -119,7 +117,7 @@ class Host:
             journal = Journal(inventory.journal)
             book = HostBook(inventory, events, journal, paths)
             qemu = await find_qemu(settings.qemu_binary)
-            rooms = await _rooms(settings, paths, qemu, inventory, book, stack)
+            rooms = await compose(settings, paths, qemu, inventory, book, stack)
             floor = Floor(rooms, inventory)
             stack.push_async_callback(_let_go, floor)  # before the tasks in the stack: they end first
             tasks = await stack.enter_async_context(TaskManager.open(store, history=settings.task_history))
@@ -141,6 +139,7 @@ class Host:
         await self._stock.ensure_networks()
         await self._recovery.run()
         await self._stock.collect_directories()
+        await self.tries.sweep()
         await self._identities.resume()
         await self._autostart()
 
@@ -453,46 +452,3 @@ async def _ended(task: asyncio.Task[None]) -> None:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
-
-
-async def _probe(qemu: Qemu, inventory: Inventory, paths: StatePaths, user: QemuUser | None) -> AcceleratorReport:
-    kernels = [Path(image.kernel) for image in inventory.images.all() if image.kernel]
-    return await probe(qemu, kernels[0] if kernels else None, paths.root, user=user)
-
-
-async def _rooms(
-    settings: Settings,
-    paths: StatePaths,
-    qemu: Qemu,
-    inventory: Inventory,
-    book: HostBook,
-    stack: contextlib.AsyncExitStack,
-) -> Rooms:
-    problem = library_problem()
-    if problem is not None:
-        raise UnsupportedError(problem, hint="'ramet doctor' says more.")
-    user = find_user(settings.qemu_user)
-    networks = Networks(paths.root, qemu_uid=user.uid if user else None)
-    await networks.start()
-    stun = StunHelper(log_path=paths.root / "stun.log")
-    await stun.start()
-    stack.push_async_callback(stun.close)
-    return Rooms(
-        paths=paths,
-        qemu=qemu,
-        acceleration=Acceleration(lambda: _probe(qemu, inventory, paths, user)),
-        native=install_native(paths.native),
-        user=user,
-        layers=LayerStore(paths.layers, (user.uid, user.gid) if user else None),
-        networks=networks,
-        stun=stun,
-        cgroups=cgroup.detect(),
-        book=book,
-        limits=Limits(
-            qmp_s=settings.qmp_timeout_s,
-            start_s=settings.start_timeout_s,
-            stun_bound_ms=settings.stun_bound_ms,
-            chain_bound=settings.chain_bound,
-            parallel_forks=settings.parallel_forks,
-        ),
-    )
