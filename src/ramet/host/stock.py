@@ -218,7 +218,7 @@ def changed_network(network: Network, request: ChangeNetwork) -> Network:
                 hint=f"See 'ramet network show {network.name}'.",
             )
         rules.remove(rule)
-    rules += [rule for rule in request.add_rules if rule not in rules]
+    rules += [rule for rule in dict.fromkeys(request.add_rules) if rule not in rules]
     return network.changed(**update, egress=tuple(rules))
 
 

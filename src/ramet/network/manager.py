@@ -102,6 +102,9 @@ class Networks:
             await self._fences.close(end=remove_namespace)
             await self._dhcp.close(end=remove_namespace)
             await (self._nat.stop() if remove_namespace else self._nat.release())
+            if remove_namespace:  # the kernel ends a namespace in its own time; the host's interfaces are free at once
+                for group in [group for group in self._groups.values() if group.uplink]:
+                    await self._thread.netlink(uplink.disconnect, group.bridge)
             await self._thread.close()
             if remove_namespace and self._made:
                 await asyncio.to_thread(self.namespace.remove)
