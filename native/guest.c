@@ -1,6 +1,7 @@
 /* What a shell script cannot do for a clone's identity, as one small program that runs inside the guest:
  *
- *     random              mix hexadecimal digits from standard input into the kernel's pool, and reseed its generator
+ *     random [FILE]       mix hexadecimal digits from standard input into the kernel's pool, reseed its generator, and
+ *                         write the seed for the next boot anew, if there is such a file
  *     clock SEC NSEC      move the wall clock by so much
  *     tcp                 end all TCP connections that leave the machine; prints how many
  *
@@ -74,10 +75,10 @@ static int digit(char c)
     return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
-static int reseed(void)
+static int reseed(const char *next_boot)
 {
     char text[512];
-    unsigned char seed[256];
+    unsigned char seed[512];
     size_t size = 0;
     long got = CALL3(SYS_read, 0, text, sizeof text);
     for (long i = 0; i + 1 < got && digit(text[i]) >= 0 && digit(text[i + 1]) >= 0; i += 2)
@@ -88,7 +89,12 @@ static int reseed(void)
     if (fd < 0 || CALL3(SYS_write, fd, seed, size) != (long)size)
         return 1;
     /* Without this the kernel takes the new pool into use at its next turn only, up to a minute later. */
-    return CALL3(SYS_ioctl, fd, RNDRESEEDCRNG, 0) != 0;
+    if (CALL3(SYS_ioctl, fd, RNDRESEEDCRNG, 0) != 0)
+        return 1;
+    long saved = next_boot ? CALL3(SYS_open, next_boot, O_WRONLY, 0) : -1;
+    if (saved >= 0 && CALL3(SYS_read, fd, seed, sizeof seed) == (long)sizeof seed)
+        CALL3(SYS_write, saved, seed, sizeof seed);
+    return 0;
 }
 
 /* Clock */
@@ -214,8 +220,31 @@ static void print(long value)
     CALL3(SYS_write, 1, text + at, sizeof text - at);
 }
 
+/* Whether a table in /proc has a connection: what lists them exactly is a module, whose loading takes long. */
+static int any_in(const char *table)
+{
+    static char text[4096];
+    long fd = CALL3(SYS_open, table, O_RDONLY, 0), got;
+    int field = 0;
+    char before = ' ';
+    while (fd >= 0 && (got = CALL3(SYS_read, fd, text, sizeof text)) > 0)
+        for (long i = 0; i < got; before = text[i++]) {
+            if (text[i] == '\n')
+                field = 0;
+            else if (text[i] != ' ' && (before == ' ' || before == '\n'))
+                field++;
+            else if (field == 4 && before == '0' && text[i] != 'A' && text[i] != '6' && text[i] != '7')
+                return 1; /* the fourth field is the state, in two hexadecimal digits; 0A is LISTEN */
+        }
+    return 0;
+}
+
 static int end_all(void)
 {
+    if (!any_in("/proc/net/tcp") && !any_in("/proc/net/tcp6")) {
+        print(0);
+        return 0;
+    }
     long ended = end_connections(AF_INET);
     if (ended < 0)
         return 1;
@@ -226,8 +255,8 @@ static int end_all(void)
 
 static int run(long argc, char **argv)
 {
-    if (argc == 2 && equal(argv[1], "random", 7))
-        return reseed();
+    if ((argc == 2 || argc == 3) && equal(argv[1], "random", 7))
+        return reseed(argc == 3 ? argv[2] : 0);
     if (argc == 4 && equal(argv[1], "clock", 6))
         return move_clock(argv[2], argv[3]);
     if (argc == 2 && equal(argv[1], "tcp", 4))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from importlib import resources
 
 
@@ -16,3 +17,12 @@ def guest_helper() -> bytes:
         return resources.files("ramet").joinpath("_native", "guest-helper").read_bytes()
     except FileNotFoundError:
         return b""
+
+
+def helper_name(helper: bytes) -> str:
+    """What that program is called in guests: never written over by another version."""
+    return f"helper-{hashlib.sha256(helper).hexdigest()[:12]}"
+
+
+HELPER_FOLDER = "/var/lib/ramet"
+"""Where the identity script looks for it."""

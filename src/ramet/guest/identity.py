@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from ramet.errors import DeadlineError, GuestError, UsageError
 from ramet.guest.agent import Agent, ExecOutcome
-from ramet.guest.guestfiles import guest_file, guest_helper
+from ramet.guest.guestfiles import guest_file, guest_helper, helper_name
 from ramet.model.identity import Acknowledgement, Part, Plan
 
 MIN_ENTROPY_BYTES = 32
@@ -71,19 +71,30 @@ async def _apply(agent: Agent, plan: Plan, entropy: bytes, now: Callable[[], flo
     return acknowledged.changed(clock_error_ms=await _verify_clock(agent, plan, entropy, now))
 
 
-async def freeze_hooks(agent: Agent, which: Which, timeout_s: float) -> tuple[str, ...]:
-    """Run the guest's /etc/ramet/freeze.d/* with "freeze" or "thaw"; returns the guest's warnings.
+async def freeze_hooks(agent: Agent, which: Which, timeout_s: float) -> bool:
+    """Run the guest's /etc/ramet/freeze.d/* with "freeze" or "thaw"; whether there are any.
 
-    A freeze hook that fails, or does not end within `timeout_s`, is a `GuestError`, and the thaw hooks have been run
-    then, too. Thaw hooks are all run; what fails of them is a warning.
+    A freeze hook that fails, or has not ended after `timeout_s` for all, is a `GuestError`, and the thaw hooks have
+    been run then, too. All thaw hooks are run before a `GuestError` tells of those that failed.
     """
     try:
-        return parse_answer(await _run(agent, _hooks_environment(which, timeout_s), 2 * timeout_s + _SLACK_S)).warnings
+        return _hooks_ran(await _run(agent, _environment(which, timeout_s), 2 * timeout_s + _SLACK_S))
+    except GuestError as error:
+        if error.fields.get("error_class") == "CommandNotFound":
+            return False  # an agent that may run nothing runs no hooks
+        raise
     except (DeadlineError, OSError):
         if which == "freeze":
             with contextlib.suppress(GuestError, DeadlineError, OSError):
-                await _run(agent, _hooks_environment("thaw", timeout_s), timeout_s + _SLACK_S)
+                await _run(agent, _environment("thaw", timeout_s), timeout_s + _SLACK_S)
         raise
+
+
+def _hooks_ran(output: bytes) -> bool:
+    answer = _read(output)
+    if answer.values.get("warnings"):
+        raise GuestError(f"Hooks failed in the guest: {'; '.join(answer.values['warnings'])[:_MAX_TEXT]}")
+    return bool(answer.values.get("hooks"))
 
 
 async def _run(agent: Agent, environment: Mapping[str, str], timeout_s: float) -> bytes:
@@ -149,6 +160,7 @@ def encode_plan(plan: Plan, *, entropy: bytes, clock_offset_ns: int = 0, helper:
     if abs(clock_offset_ns) <= _ENOUGH_NS:
         clock_offset_ns = 0
     seconds, rest_ns = divmod(clock_offset_ns, _NS)
+    helper = guest_helper() if helper is None else helper
     return {
         **_environment("apply", plan.hooks_timeout_s),
         "RAMET_GENERATION": plan.generation,
@@ -163,7 +175,8 @@ def encode_plan(plan: Plan, *, entropy: bytes, clock_offset_ns: int = 0, helper:
         "RAMET_CLOCK_TEXT": f"{'-' * (clock_offset_ns < 0)}{abs(clock_offset_ns) // _NS}."
         f"{abs(clock_offset_ns) % _NS:09}",
         "RAMET_SEED": entropy.hex(),
-        "RAMET_HELPER": base64.b64encode(guest_helper() if helper is None else helper).decode(),
+        "RAMET_HELPER": base64.b64encode(helper).decode(),
+        "RAMET_HELPER_NAME": helper_name(helper),
     }
 
 
@@ -172,12 +185,21 @@ def _nic_lines(plan: Plan) -> Iterator[str]:
         yield f"{nic.id} {nic.mac} {nic.old_mac} {nic.address} {nic.gateway or '-'}"
 
 
-def _hooks_environment(which: Which, timeout_s: float) -> dict[str, str]:
-    return _environment(which, timeout_s)
-
-
 def _environment(action: str, hooks_timeout_s: float) -> dict[str, str]:
-    names = ("GENERATION", "PARTS", "TCP", "HOSTNAME", "DOMAIN", "DNS", "NICS", "CLOCK", "CLOCK_TEXT", "SEED", "HELPER")
+    names = (
+        "GENERATION",
+        "PARTS",
+        "TCP",
+        "HOSTNAME",
+        "DOMAIN",
+        "DNS",
+        "NICS",
+        "CLOCK",
+        "CLOCK_TEXT",
+        "SEED",
+        "HELPER",
+        "HELPER_NAME",
+    )
     empty = {f"RAMET_{name}": "" for name in names}
     # Whole seconds: shells count no others.
     return {**empty, "RAMET_DO": action, "RAMET_THAW": "no", "RAMET_LIMIT": str(max(1, round(hooks_timeout_s)))}
@@ -199,15 +221,19 @@ class _Answer:
             case "problem":
                 part, _, why = value.partition(" ")
                 self.problem = part, why
-            case "generation" | "random" | "hostname":
+            case "generation" | "random":
                 self.values[key] = value
+            case "hostname":
+                self.values[key] = _matching(_HOSTNAME, value, key)
             case "machine-id":
                 self.values["machine_id"] = _matching(_MACHINE_ID, value, key)
             case "tcp-killed":
                 self.values["tcp_killed"] = _number(value)
+            case "hooks":
+                self.values[key] = _number(value)
             case "done" | "warning":
-                name = "warnings" if key == "warning" else key
-                self.values[name] = (*self.values.get(name, ()), value)
+                name, item = ("warnings", value) if key == "warning" else (key, Part(value))
+                self.values[name] = (*self.values.get(name, ()), item)
             case "took":
                 self._took(*_pair(value))
             case "ssh-key":
@@ -253,35 +279,31 @@ def _clean(text: str) -> str:
 
 def parse_acknowledgement(output: bytes) -> Acknowledgement:
     """What the script printed. Raises `GuestError`: with the guest's reason, or because it makes no sense."""
-    answer = parse_answer(output)
-    if answer.hostname:
-        _refuse_unless(_HOSTNAME.fullmatch(answer.hostname) is not None)
+    values = {key: value for key, value in _read(output).values.items() if key != "hooks"}
+    try:
+        return Acknowledgement.model_validate(values)
+    except ValidationError as error:
+        raise _senseless() from error
+
+
+def _read(output: bytes) -> _Answer:
+    answer = _Answer()
+    if len(output) > _MAX_BYTES or output.count(b"\n") > _MAX_LINES:
+        raise _senseless()
+    try:
+        for line in output.decode().split("\n"):
+            if line:
+                answer.take(_clean(line))
+    except ValueError as error:
+        raise _senseless() from error
+    if answer.problem is not None:
+        part, why = answer.problem
+        raise GuestError(f"The guest's identity failed at {part or 'something'}: {why}", part=part)
     return answer
 
 
-def parse_answer(output: bytes) -> Acknowledgement:
-    answer = _Answer()
-    try:
-        lines = output.decode().splitlines()
-        _refuse_unless(len(output) <= _MAX_BYTES and len(lines) <= _MAX_LINES)
-        for line in lines:
-            answer.take(_clean(line))
-        if answer.problem is not None:
-            _report(*answer.problem)
-        return Acknowledgement.model_validate(
-            {**answer.values, "done": tuple(map(Part, answer.values.get("done", ())))}
-        )
-    except (ValidationError, ValueError) as error:
-        raise GuestError("What the guest acknowledges makes no sense.") from error
-
-
-def _report(part: str, why: str) -> None:
-    raise GuestError(f"The guest could not take on its identity: {part}: {why}", part=part)
-
-
-def _refuse_unless(sensible: bool) -> None:
-    if not sensible:
-        raise GuestError("What the guest acknowledges makes no sense.")
+def _senseless() -> GuestError:
+    return GuestError("What the guest says of its identity makes no sense.")
 
 
 def _checked(output: bytes, plan: Plan) -> Acknowledgement:

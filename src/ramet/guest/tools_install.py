@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from ramet.errors import GuestError
 from ramet.guest.agent import Agent
-from ramet.guest.guestfiles import guest_file
+from ramet.guest.guestfiles import HELPER_FOLDER, guest_file, guest_helper, helper_name
 
-_FILES = ("install-tools", "vmware-rpctool", "vmtoolsd")
+_TOOLS = ("vmware-rpctool", "vmtoolsd")
+_FILES = ("install-tools", "tmpfiles.conf", *_TOOLS)
 _WAIT_S = 30.0
 _PROBE_S = 10.0
 
 
 async def install_tools(agent: Agent) -> list[str]:
     """Write the tools, put them before others of the same name, and try one; returns the paths in the guest.
+
+    The guest also gets the folders for hooks, and the file that tells programs of a clone.
 
     For any Linux guest whose agent may write files and run programs. Raises `GuestError` when a step fails, or when
     the tools are there but the guest has no guest RPC channel. `DeadlineError` if nobody answers guest RPC.
@@ -23,11 +26,14 @@ async def install_tools(agent: Agent) -> list[str]:
     try:
         for name in _FILES:
             await agent.write_file(f"{folder}/{name}", guest_file(name))
-        await agent.shell('sh "$1/install-tools" "$1"', folder, timeout_s=_WAIT_S)
+        await agent.shell('sh "$1/install-tools" "$1" now', folder, timeout_s=_WAIT_S)
+        if helper := guest_helper():
+            await agent.shell('mkdir -p "$1"', HELPER_FOLDER, timeout_s=_WAIT_S)
+            await agent.write_file(f"{HELPER_FOLDER}/{helper_name(helper)}", helper, mode=0o700)
     finally:
         await agent.shell('rm -rf "$1"', folder, timeout_s=_WAIT_S)
     await _probe(agent)
-    return [f"/usr/local/bin/{name}" for name in _FILES[1:]]
+    return [f"/usr/local/bin/{name}" for name in _TOOLS]
 
 
 async def _probe(agent: Agent) -> None:

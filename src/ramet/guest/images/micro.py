@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from ramet.errors import ToolError
-from ramet.guest.guestfiles import guest_file
+from ramet.guest.guestfiles import HELPER_FOLDER, guest_file, guest_helper, helper_name
 from ramet.guest.images import apt
 from ramet.guest.images.built import BuiltImage, Progress, ignore_progress, sha256_of
 from ramet.guest.images.bzimage import direct_kernel
@@ -27,6 +27,8 @@ _MODULES = (
     *("virtio_pci", "virtio_console", "virtio_rng", "virtio_balloon", "virtio_net", "virtio_blk", "virtio_scsi"),
     *("sd_mod", "e1000e", "vmxnet3", "ext4", "crc32c_generic", "crc32c_intel", "button", "evdev", "pvpanic_pci"),
     *("ahci", "sr_mod", "isofs", "bochs", "virtio_gpu"),
+    # Without these the kernel cannot end connections: see files/identity.
+    *("inet_diag", "tcp_diag"),
 )
 _APPEND = (
     # tty0 first: the last console named is the one that /dev/console means.
@@ -97,7 +99,20 @@ def _write(scratch: Path, libraries: dict[str, Path]) -> None:
 
 def _guest(scratch: Path, libraries: dict[str, Path]) -> Cpio:
     root = Cpio()
-    for path in ("dev", "proc", "sys", "run", "root", "etc", "var/log", "tmp", "mnt"):
+    for path in (
+        "dev",
+        "proc",
+        "sys",
+        "run",
+        "root",
+        "etc",
+        "var/log",
+        "tmp",
+        "mnt",
+        "run/ramet",
+        "etc/ramet/clone.d",
+        "etc/ramet/freeze.d",
+    ):
         root.directory(path)
     root.symlink("var/run", "/run")
     root.device("dev/console", 5, 1)
@@ -147,6 +162,8 @@ def _add_files(root: Cpio) -> None:
     root.file("etc/group", b"root:x:0:\n")
     root.file("etc/hosts", b"127.0.0.1 localhost\n")
     root.file("etc/profile", b"export PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root\ncd /root\n")
+    if helper := guest_helper():
+        root.file(f"{HELPER_FOLDER[1:]}/{helper_name(helper)}", helper, 0o700)
     for name in ("vmware-rpctool", "vmtoolsd"):
         root.file(f"usr/local/bin/{name}", guest_file(name), 0o755)
         root.symlink(f"usr/bin/{name}", f"/usr/local/bin/{name}")
