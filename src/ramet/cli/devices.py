@@ -98,16 +98,20 @@ def nic_set(
     ] = None,
     connect: Annotated[bool | None, typer.Option("--connect/--disconnect", help="Link up or down.")] = None,
     mac: Annotated[str | None, typer.Option("--mac", metavar="MAC", help="Only while the VM is off.")] = None,
+    fence: Annotated[
+        str | None, typer.Option("--fence", metavar="NAME", help="On a fenced port group: share this fence.")
+    ] = None,
 ) -> None:
     """Move a network card to another port group, or unplug its cable; also while the VM runs."""
     from ramet.cli import parsing
     from ramet.errors import UsageError
     from ramet.model.requests import NicChange
 
-    if network is None and connect is None and mac is None:
+    if network is None and connect is None and mac is None and fence is None:
         raise UsageError("Nothing to change was given.", hint="See 'ramet vm nic set --help'.")
     session.named.append(("network", network or ""))
     fields = {"id": nic_id, "network": "" if network == "none" else network, "connected": connect, "mac": mac}
+    fields["fence"] = fence
     _done(
         session, session.client.change_nic(session.vm(vm), parsing.request(NicChange, fields)), vm, f"{nic_id} changed"
     )

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import ramet
+from ramet.cli.portgroups import egress_rule
 from ramet.errors import PeerError
-from ramet.model.host import Event, Image, Network
-from ramet.model.requests import BuildImage, CreateNetwork, ImportImage
+from ramet.model.host import EgressRule, Event, Image, Network
+from ramet.model.requests import BuildImage, ChangeNetwork, CreateNetwork, ImportImage
 from ramet.model.views import CheckView
 from tests.unit.cli.cli_kit import NOW, FakeClient, run, steps, task, vm_view
 
@@ -69,9 +72,72 @@ def test_network_create_ls_rm(client: FakeClient) -> None:
     expected = CreateNetwork(name="lab", cidr="10.9.0.0/24", dhcp=True, nat=True, isolated=True)
     assert client.asked("create_network") == [(expected,)]
     assert run(client, "network", "ls").stdout == (
-        "NAME  CIDR         DHCP  NAT  ISOLATED\nlab   10.9.0.0/24  yes   yes  yes\n"
+        "NAME  CIDR         DHCP  NAT  KIND      EGRESS\nlab   10.9.0.0/24  yes   yes  isolated  everything\n"
     )
     assert run(client, "network", "rm", "lab").stdout == "lab removed\n"
+
+
+def test_network_create_with_everything_new(client: FakeClient) -> None:
+    words = "network create a --fenced --egress-default deny --allow 10.0.0.0/8:443/tcp --allow any:53-54/udp"
+    assert run(client, *words.split(), "--deny", "10.1.0.0/16").exit_code == 0
+    rules = (
+        EgressRule(action="deny", cidr="10.1.0.0/16"),
+        EgressRule(cidr="10.0.0.0/8", protocol="tcp", ports=(443, 443)),
+        EgressRule(protocol="udp", ports=(53, 54)),
+    )
+    assert client.asked("create_network") == [
+        (CreateNetwork(name="a", fenced=True, egress_default="deny", egress=rules),)
+    ]
+    run(client, "network", "create", "b", "--uplink", "eth1.100")
+    assert client.networks[1].uplink == "eth1.100"
+
+
+def test_network_set_and_show(client: FakeClient) -> None:
+    kept = EgressRule(cidr="10.0.0.0/8", protocol="tcp", ports=(443, 443))
+    denied = EgressRule(action="deny", cidr="10.1.0.0/16")
+    client.networks = [Network(name="lab", nat=True, cidr="10.9.0.0/24", egress=(kept, denied), bridge="rb-x")]
+    assert run(client, "network", "set", "lab", "--no-nat", "--allow", "192.0.2.7").stdout == "lab changed\n"
+    assert run(client, "network", "set", "lab", "--remove", "10.1.0.0/16", "--egress-default", "deny").exit_code == 0
+    assert client.asked("change_network") == [
+        ("lab", ChangeNetwork(nat=False, add_rules=(EgressRule(cidr="192.0.2.7/32"),))),
+        ("lab", ChangeNetwork(egress_default="deny", remove_rules=(denied,))),
+    ]
+    assert run(client, "network", "set", "lab").exit_code == 2
+    page = run(client, "network", "show", "lab").stdout
+    assert page.splitlines()[-4:] == [
+        "Egress",
+        "  deny   10.1.0.0/16",
+        "  allow  10.0.0.0/8:443/tcp",
+        "  allow  everything else",
+    ]
+    assert "2 rules" in run(client, "network", "ls").stdout
+
+
+@pytest.mark.parametrize(
+    "rule", ["10.0.0.0/8:443", "x", "10.0.0.0/8:0/tcp", "any:9-2/tcp", "any/sctp", "10.0.0.0/99", ""]
+)
+def test_an_egress_rule_that_cannot_be(client: FakeClient, rule: str) -> None:
+    result = run(client, "network", "create", "lab", "--nat", "--allow", rule)
+    assert (result.exit_code, client.calls) == (2, [])
+
+
+@given(
+    st.builds(
+        lambda address, prefix, protocol, ports: EgressRule.model_validate(
+            {
+                "cidr": f"{address}/{prefix}",
+                "protocol": protocol,
+                "ports": ports if protocol in ("tcp", "udp") else None,
+            }
+        ),
+        st.ip_addresses(v=4),
+        st.integers(0, 32),
+        st.sampled_from([None, "tcp", "udp", "icmp"]),
+        st.none() | st.tuples(st.integers(1, 65535), st.integers(1, 65535)).map(lambda p: (min(p), max(p))),
+    )
+)
+def test_an_egress_rule_is_written_as_it_is_read(rule: EgressRule) -> None:
+    assert egress_rule(rule.text, "allow") == rule
 
 
 @pytest.mark.parametrize("cidr", ["10.9.0.0/31", "nonsense", "fe80::/64"])
