@@ -21,6 +21,7 @@ from ramet.model.pool import PoolState, PoolView, SetPool
 from ramet.model.requests import (
     AddDisk,
     BuildImage,
+    ChangeNetwork,
     ChangeVm,
     CloneVm,
     CreateNetwork,
@@ -359,6 +360,17 @@ class FakeClient:
     def list_networks(self) -> list[Network]:
         self._note("list_networks")
         return list(self.networks)
+
+    def show_network(self, name: str) -> Network:
+        self._note("show_network", name)
+        found = next((network for network in self.networks if network.name == name), None)
+        if found is None:
+            raise NotFoundError(f"There is no port group {name!r}.")
+        return found
+
+    def change_network(self, name: str, request: ChangeNetwork) -> Network:
+        self._note("change_network", name, request)
+        return self.show_network(name)
 
     def remove_network(self, name: str) -> None:
         self._note("remove_network", name)
