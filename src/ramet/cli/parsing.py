@@ -60,7 +60,7 @@ def nic(text: str) -> NicRequest:
         key, sign, value = part.partition("=")
         if key == "disconnected" and not sign:
             fields["connected"] = False
-        elif key in ("model", "mac") and value:
+        elif key in ("model", "mac", "fence") and value:
             fields[key] = value
         else:
             raise UsageError(
@@ -103,10 +103,17 @@ def assignments(items: Iterable[str] | None, option: str) -> dict[str, str]:
 
 
 def nic_changes(networks: Iterable[str] | None, macs: Iterable[str] | None) -> tuple[NicChange, ...]:
-    """--nic net0=lab and --mac net0=… of a clone, merged by NIC. 'net0=none' takes it off its port group."""
+    """--nic net0=lab and --mac net0=… of a clone, merged by NIC. 'net0=none' takes it off its port group, and
+    'net0=copies,fence=shop' puts it into a fence that others share."""
     changes: dict[str, dict[str, Any]] = {}
-    for name, network in assignments(networks, "--nic").items():
+    for name, text in assignments(networks, "--nic").items():
+        network, comma, rest = text.partition(",")
+        key, _, fence = rest.partition("=")
+        if comma and (key != "fence" or not fence):
+            raise UsageError(f"--nic {text!r}: {rest!r} is not understood.", hint="Write it like net0=lab,fence=one.")
         changes.setdefault(name, {"id": name})["network"] = "" if network == "none" else network
+        if fence:
+            changes[name]["fence"] = fence
     for name, mac in assignments(macs, "--mac").items():
         changes.setdefault(name, {"id": name})["mac"] = mac
     return tuple(request(NicChange, fields) for fields in changes.values())

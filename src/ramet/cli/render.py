@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from ramet.cli.output import Branch, Cell, Column, Output, duration, millis, size, state_cell
-from ramet.model.host import Event, Image, Network, Task
+from ramet.model.host import Event, Image, Task
 from ramet.model.machine import Stun
 from ramet.model.views import (
     CheckView,
@@ -277,16 +277,6 @@ def images(out: Output, items: Sequence[Image], now: float) -> None:
         for image in items
     ]
     out.table(columns, rows, empty="No images yet. Build one: ramet image build debian")
-
-
-def networks(out: Output, items: Sequence[Network]) -> None:
-    columns = (Column("name", style="bold"), Column("cidr"), Column("dhcp"), Column("nat"), Column("isolated"))
-
-    def yes(flag: bool) -> str:
-        return "yes" if flag else "no"
-
-    rows = [(n.name, n.cidr or "", yes(n.dhcp), yes(n.nat), yes(n.isolated)) for n in items]
-    out.table(columns, rows, empty="No port groups. Make one: ramet network create lab --cidr 10.9.0.0/24 --dhcp")
 
 
 def tasks(out: Output, items: Sequence[Task], now: float) -> None:

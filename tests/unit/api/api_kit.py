@@ -19,6 +19,7 @@ from ramet.errors import ConflictError, NotFoundError, StateError
 from ramet.host.events import EventLog
 from ramet.host.settings import Settings
 from ramet.host.sqlite_store import SqliteStore
+from ramet.host.stock import changed_network
 from ramet.host.tasks import TaskHandle, TaskManager
 from ramet.model.host import Image, Network, Task
 from ramet.model.machine import Machine, VmState
@@ -26,6 +27,7 @@ from ramet.model.pool import PoolState, PoolView, SetPool
 from ramet.model.requests import (
     AddDisk,
     BuildImage,
+    ChangeNetwork,
     ChangeVm,
     CloneVm,
     CreateNetwork,
@@ -234,6 +236,15 @@ class FakeHost:
 
     async def list_networks(self) -> list[Network]:
         return list(self.networks.values())
+
+    async def show_network(self, name: str) -> Network:
+        if name not in self.networks:
+            raise NotFoundError(f"There is no port group {name!r}.")
+        return self.networks[name]
+
+    async def change_network(self, name: str, request: ChangeNetwork) -> Network:
+        self.networks[name] = changed_network(await self.show_network(name), request)
+        return self.networks[name]
 
     async def remove_network(self, name: str) -> None:
         if self.networks.pop(name, None) is None:

@@ -22,11 +22,12 @@ from ramet.errors import (
     TaskCancelledError,
     UsageError,
 )
-from ramet.model.host import Task, TaskState
+from ramet.model.host import EgressRule, Task, TaskState
 from ramet.model.pool import SetPool
 from ramet.model.requests import (
     AddDisk,
     BuildImage,
+    ChangeNetwork,
     ChangeVm,
     CloneVm,
     CreateNetwork,
@@ -144,6 +145,10 @@ def test_images_networks_and_the_host(client: Client, served: Served) -> None:
     assert client.list_images() == []
     created = client.create_network(CreateNetwork(name="lab", cidr="10.1.0.0/24"))
     assert client.list_networks() == [created]
+    assert client.show_network("lab") == created
+    rule = EgressRule(cidr="10.0.0.0/8", protocol="tcp", ports=(443, 443))
+    changed = client.change_network("lab", ChangeNetwork(nat=True, egress_default="deny", add_rules=(rule,)))
+    assert changed == created.changed(nat=True, egress_default="deny", egress=(rule,)) == client.show_network("lab")
     client.remove_network("lab")
     with pytest.raises(NotFoundError):
         client.remove_network("lab")

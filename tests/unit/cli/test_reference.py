@@ -22,7 +22,7 @@ image build|import|ls|rm
 vm create|ls|show|start|stop|restart|suspend|resume|freeze|thaw|rename|set|exec|cp|console|screenshot|rm
 vm disk add|grow|export|rm
 vm nic add|set|rm
-network create|ls|rm
+network create|ls|rm|set|show
 pool set|ls|rm
 task ls|show|cancel
 tools install
