@@ -15,6 +15,7 @@ import structlog
 
 from ramet.clone import pool
 from ramet.errors import BusyError, RametError
+from ramet.host.bell import Bell
 from ramet.host.events import EventLog
 from ramet.host.floor import Floor
 from ramet.host.locks import VmLocks
@@ -62,6 +63,7 @@ class PoolKeeper:
         self._gate = asyncio.Semaphore(limits.parallel)
         self._taken_at = 0.0
         self._wake = asyncio.Event()
+        self._dropped = Bell()
         self._closed = False
 
     def note_taken(self, source_id: str) -> None:
@@ -222,12 +224,17 @@ class PoolKeeper:
                     log.warning("a pooled clone could not be removed", error=str(error))
         finally:
             self._shelf.busy -= ids
+            self._dropped.ring()
 
     async def give_up(self, source_id: str) -> None:
-        """End the refill and every member."""
+        """End the refill and every member: those that somebody else is dropping, too, are gone when this returns."""
         keeping = self._shelf.of(source_id)
         if keeping.refill is not None and self._is_refilling(keeping):
             await self._tasks.cancel(keeping.refill)
             await self._tasks.wait(keeping.refill, LOCK_PATIENCE_S)
-        await self.drop(*self._shelf.members(source_id))
+        deadline = time.monotonic() + LOCK_PATIENCE_S
+        while self._shelf.has_any(source_id) and time.monotonic() < deadline:
+            await self.drop(*self._shelf.members(source_id))
+            if self._shelf.has_any(source_id):
+                await self._dropped.wait(LOOK_EVERY_S)
         self._shelf.forget(source_id)

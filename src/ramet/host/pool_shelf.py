@@ -84,6 +84,10 @@ class PoolShelf:
         found = [m for m in self._floor.machines.values() if m.vm.pool_of == source_id and m.id not in self.busy]
         return sorted(found, key=lambda member: member.vm.created_at)
 
+    def has_any(self, source_id: str) -> bool:
+        """Whether something is left of a pool, be it on its way out."""
+        return any(live.vm.pool_of == source_id for live in self._floor.machines.values())
+
     def ready(self, source: LiveMachine) -> list[LiveMachine]:
         return [member for member in self.members(source.id) if self.is_fit(member, source)]
 

@@ -145,7 +145,12 @@ class Recovery:
         for vm_id in map(str, entry.detail.get("clones", ())):
             if vm_id in known and entry.kind != "remove":
                 continue
+            live = self._floor.machines.get(vm_id)
+            if live is not None:  # it was adopted: its watch would record its end, after it was forgotten
+                await live.detach()
             await self._end_behind(rooms.paths.vm_run(vm_id))
+            if live is not None:
+                await asyncio.to_thread(live.unconfine)
             await rooms.book.forget(vm_id)
             await asyncio.to_thread(shutil.rmtree, rooms.paths.vm(vm_id), ignore_errors=True)
         live = self._floor.machines.get(entry.vm_id or "")
