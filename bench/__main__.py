@@ -76,7 +76,7 @@ async def make_busy(host: Host, busy_mib: int) -> None:
 
 async def clone(host: Host, times: dict[str, list[float]], kind: str, name: str) -> None:
     began = time.monotonic()
-    (result,) = await finish(host, await host.clone_vm("source", CloneVm(names=(name,))))
+    (result,) = await finish(host, await host.clone_vm("source", CloneVm(names=(name,), bare=True)))
     await host.wait_agent(name, BOOT_TIMEOUT_S)
     answered_ms = (time.monotonic() - began) * 1000
     timings = result["timings_ms"]

@@ -76,7 +76,9 @@ class Guests:
 
     async def clone(self, source: str, *names: str, **more: object) -> list[CloneResult]:
         self._made.extend(names)
-        result = await finish(self.host, await self.host.clone_vm(source, CloneVm(names=names, **more)))
+        """Exact copies, if nothing else is asked for."""
+        request = CloneVm(names=names, **{"bare": True, **more})
+        result = await finish(self.host, await self.host.clone_vm(source, request))
         return [CloneResult.model_validate(one) for one in result]
 
     async def sh(self, name: str, script: str, check: bool = True) -> str:

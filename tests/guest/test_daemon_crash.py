@@ -155,13 +155,13 @@ def test_killed_while_cloning_a_running_vm(daemon: Daemon, step: str) -> None:
     client = daemon.start(kill_at=step)
     sh(client, "source", "echo 7 > /d/n; sync")
     with pytest.raises(RametError):
-        until_killed(client, client.clone_vm("source", CloneVm(names=("kid",))))
+        until_killed(client, client.clone_vm("source", CloneVm(names=("kid",), bare=True)))
     daemon.wait_killed()
     client = daemon.start()
     is_whole(client, "source")
     inventory_is_true(client, daemon, {"source", "kid"})
     remove_clones(client)
-    finish(client, client.clone_vm("source", CloneVm(names=("kid",))))
+    finish(client, client.clone_vm("source", CloneVm(names=("kid",), bare=True)))
     is_whole(client, "kid")
     remove_clones(client)
     daemon.stop()
@@ -169,7 +169,7 @@ def test_killed_while_cloning_a_running_vm(daemon: Daemon, step: str) -> None:
 
 def freeze_clone_and_thaw(client: Client) -> None:
     until_killed(client, client.freeze_vm("source"))
-    until_killed(client, client.clone_vm("source", CloneVm(names=("kid",))))
+    until_killed(client, client.clone_vm("source", CloneVm(names=("kid",), bare=True)))
     until_killed(client, client.thaw_vm("source"))
 
 
@@ -181,7 +181,7 @@ def test_killed_while_freezing_cloning_the_frozen_or_thawing(daemon: Daemon, ste
     daemon.wait_killed()
     client = daemon.start()
     if client.show_vm("source").frozen:
-        finish(client, client.clone_vm("source", CloneVm(names=("second",))))
+        finish(client, client.clone_vm("source", CloneVm(names=("second",), bare=True)))
         finish(client, client.thaw_vm("source"))
     is_whole(client, "source")
     inventory_is_true(client, daemon, {"source", "kid", "second"})

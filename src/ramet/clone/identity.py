@@ -54,6 +54,7 @@ async def give(live: LiveMachine, guard: Guard | None = None) -> Acknowledgement
 
 async def _ask(live: LiveMachine, plan: Plan) -> Acknowledgement:
     async with asyncio.timeout(plan.timeout_s):
+        await live.agent.ping(timeout_s=plan.timeout_s)  # asks anew now and then; what follows is asked once
         if plan.thaw_file_systems:
             await live.agent.thaw_file_systems(timeout_s=plan.timeout_s)
         acknowledgement = await apply(live.agent, plan, entropy=os.urandom(ENTROPY_BYTES), now=time.time)

@@ -55,7 +55,7 @@ async def selftest(host: Host, handle: TaskHandle) -> list[CheckView]:
 
 async def _live(host: Host, names: list[str], before: str) -> CheckView:
     source, clone = names[:2]
-    await finish(host, await host.clone_vm(source, CloneVm(names=(clone,))))
+    await finish(host, await host.clone_vm(source, CloneVm(names=(clone,), bare=True)))
     sums = {name: await _sh(host, name, _SUM) for name in (source, clone)}
     await _sh(host, clone, "echo changed > /tmp/blob")
     after = await _sh(host, source, _SUM)
@@ -70,7 +70,7 @@ async def _frozen(host: Host, names: list[str], before: str) -> list[CheckView]:
     await _wait_frozen(host, source)
     checks = []
     for clone in clones:
-        await finish(host, await host.clone_vm(source, CloneVm(names=(clone,), extra_config={"guestinfo.who": clone})))
+        await finish(host, await host.clone_vm(source, CloneVm(names=(clone,), bare=True, extra_config={"guestinfo.who": clone})))
         found = await _sh(host, clone, _SUM)
         told = await _sh(host, clone, "until [ $(wc -l < /tmp/frozen) -ge 2 ]; do :; done; cat /tmp/frozen")
         good = found == before and told.split() == ["0", clone]

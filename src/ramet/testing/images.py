@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Awaitable, Callable
@@ -22,8 +23,8 @@ async def micro_image(directory: Path) -> BuiltImage:
 
 
 async def debian_image(directory: Path) -> BuiltImage:
-    """Like `micro_image`; takes a minute or two the first time."""
-    return await _kept(directory, build_debian)
+    """Like `micro_image`, with Python in it for programs of tests; takes a minute or two the first time."""
+    return await _kept(directory, functools.partial(build_debian, packages=("python3-minimal",)))
 
 
 async def _kept(directory: Path, build: Callable[[Path], Awaitable[BuiltImage]]) -> BuiltImage:

@@ -246,7 +246,7 @@ class FakeClient:
         source = self._find(ref)
         workflow = "frozen" if source.state is VmState.FROZEN else "live"
         results = []
-        for name in request.names:
+        for name in request.names or ("by-template",):
             self.vms[name] = clone_of(name, source.name, workflow)
             result = CloneResult(
                 name=name, id=f"id-{name}", task="task00000001", timings_ms=TIMINGS, warnings=self.warnings

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from ramet.errors import StunTooLongError
-from ramet.model.requests import CloneVm, NicChange
+from ramet.model.identity import Part, TcpPolicy
+from ramet.model.requests import AddDisk, CloneVm, NicChange, NicRequest
 from ramet.model.views import TreeNode
 from tests.unit.cli.cli_kit import FakeClient, run, task, vm_view
 
@@ -18,7 +20,7 @@ def client() -> FakeClient:
 
 
 def test_clone_asks_for_everything(client: FakeClient) -> None:
-    args = ["clone", "web", "a", "--connect", "--max-stun", "50", "--mac", "net0=52:54:00:00:00:07"]
+    args = ["clone", "web", "a", "--bare", "--connect", "--max-stun", "50", "--mac", "net0=52:54:00:00:00:07"]
     args += ["--nic", "net0=lab", "--nic", "net1=none"]
     uuid = "11111111-2222-3333-4444-555555555556"
     result = run(client, *args, "--uuid", uuid, "--set", "guestinfo.role=lab")
@@ -28,6 +30,7 @@ def test_clone_asks_for_everything(client: FakeClient) -> None:
             "web",
             CloneVm(
                 names=("a",),
+                bare=True,
                 connect=True,
                 nics=(
                     NicChange(id="net0", network="lab", mac="52:54:00:00:00:07"),
@@ -41,25 +44,78 @@ def test_clone_asks_for_everything(client: FakeClient) -> None:
     ]
 
 
+def test_clone_asks_for_many_that_differ(client: FakeClient) -> None:
+    args = ["--count", "3", "--name", "web-{n:02}", "--first", "7", "--ttl", "30m", "--key", "k", "--quiesce"]
+    args += ["--customize", "hostname=h{n},address=10.0.0.{n}/24,gateway=10.0.0.1", "--customize", "dns=10.0.0.1"]
+    args += ["--without", "ssh-keys,hooks", "--tcp", "drop", "--add-nic", "lab", "--add-disk", "2G"]
+    args += ["--cpu-limit", "50", "--memory-target", "128M", "--no-pool", "--identity-timeout", "9s"]
+    result = run(client, "clone", "web", *args)
+    assert result.exit_code == 0, result.output
+    ((_, request),) = client.asked("clone_vm")
+    assert request == CloneVm(
+        name="web-{n:02}",
+        count=3,
+        first=7,
+        ttl_s=1800,
+        key="k",
+        quiesce=True,
+        customize={"hostname": "h{n}", "address": "10.0.0.{n}/24", "gateway": "10.0.0.1", "dns": "10.0.0.1"},
+        without=(Part.SSH_KEYS, Part.HOOKS),
+        tcp=TcpPolicy.DROP,
+        add_nics=(NicRequest(network="lab"),),
+        add_disks=(AddDisk(size_mib=2048),),
+        cpu_limit_percent=50,
+        memory_target_mib=128,
+        pool=False,
+        identity_timeout_s=9,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("v.toml", 'hostname = "h{n}"\ndns = ["10.0.0.1", "10.0.0.2"]\n[net1]\naddress = "dhcp"\n'),
+        ("v.json", '{"hostname": "h{n}", "dns": ["10.0.0.1", "10.0.0.2"], "net1": {"address": "dhcp"}}'),
+    ],
+)
+def test_customization_comes_from_a_file_too(client: FakeClient, tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    run(client, "clone", "web", "a", "--customize", f"@{tmp_path / name}")
+    ((_, request),) = client.asked("clone_vm")
+    assert request.customize == {"hostname": "h{n}", "dns": "10.0.0.1+10.0.0.2", "net1.address": "dhcp"}
+
+
 @pytest.mark.parametrize("names", [["a"], ["a", "b"]])
-def test_json_is_always_a_list_of_exactly_this(client: FakeClient, names: list[str]) -> None:
+def test_json_is_always_a_list_of_clones(client: FakeClient, names: list[str]) -> None:
     data = json.loads(run(client, "clone", "web", *names, "--json").stdout)
     assert [clone["name"] for clone in data] == names
     for clone in data:
-        assert set(clone) == {"name", "id", "task", "timings_ms"}
-        steps = {"check", "prepare", "stun", "fork", "qemu", "load", "running", "total"}
+        assert set(clone) >= {"name", "id", "task", "timings_ms", "ok", "identity", "addresses"}
+        steps = {"check", "prepare", "stun", "fork", "qemu", "load", "running", "total", "identity", "network"}
         assert set(clone["timings_ms"]) == steps
 
 
 def test_clone_prints_times(client: FakeClient) -> None:
     assert run(client, "clone", "web", "a").stdout == (
-        "NAME  ID     STUN    FORK   QEMU   LOAD   TOTAL\na     id-a  14 ms  3.0 ms  60 ms  20 ms  120 ms\n"
+        "NAME  ID     STUN  RUNNING  IDENTITY  NETWORK  ADDRESS\na     id-a  14 ms   120 ms      bare        -  -\n"
     )
+
+
+def test_of_a_partial_failure_the_good_are_shown_and_the_bad_decide_the_code(client: FakeClient) -> None:
+    good = {"name": "a", "id": "1", "task": "t", "timings_ms": {}}
+    off = {**good, "name": "b", "id": "2", "identity": "failed", "problem": "No answer."}
+    bad = {**good, "name": "c", "id": "", "ok": False, "error": {"message": "The disk is full.", "hint": "Make room."}}
+    client.clone_vm = lambda ref, request: task("clone", result=[good, off, bad])  # type: ignore[method-assign]
+    result = run(client, "clone", "web", "a", "b", "c")
+    assert result.exit_code == 1
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ["NAME", "a", "b"]
+    assert "error: b runs, and stays off the network: No answer." in result.stderr
+    assert "error: c: The disk is full.\nhint: Make room." in result.stderr
 
 
 def test_warnings_go_to_stderr_once(client: FakeClient) -> None:
     client.warnings = ("10.9.0.5 would appear twice.",)
-    result = run(client, "clone", "web", "a", "b", "--connect", "--json")
+    result = run(client, "clone", "web", "a", "b", "--bare", "--connect", "--json")
     assert result.stderr == "warning: 10.9.0.5 would appear twice.\n"
     json.loads(result.stdout)
 
@@ -82,12 +138,20 @@ def test_a_stun_that_would_be_too_long(client: FakeClient) -> None:
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        ("web", "NAME"),
+        ("web", "names"),
+        ("web a --name b-{n}", "names"),
+        ("web --name b --count 2", "{n}"),
+        ("web a b --count 3", "2 names"),
+        ("web a --bare --customize hostname=x", "bare"),
+        ("web a --customize hostname", "KEY=VALUE"),
+        ("web a --customize @/no/such/file", "cannot be read"),
+        ("web a --without colour", "no part"),
+        ("web a --tcp maybe", "--tcp"),
+        ("web a --ttl soon", "duration"),
         ("", "SOURCE"),
         ("web -a-", "No such option"),
         ("web a..", "not a usable name"),
         ("web a --connect --disconnect-nics", "exclude each other"),
-        ("web a b --uuid 11111111-2222-3333-4444-555555555556", "single clone"),
         ("web a --nic lab", "not NIC=VALUE"),
         ("web a --nic eth0=lab", "id: "),
         ("web a --mac net0=ff:ff:ff:ff:ff:ff", "unicast"),

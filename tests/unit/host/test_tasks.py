@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ramet.errors import CapacityError, NotFoundError, StateError, UsageError
+from ramet.errors import CapacityError, ConflictError, NotFoundError, StateError, UsageError
 from ramet.host.sqlite_store import SqliteStore
 from ramet.host.tasks import TaskHandle, TaskManager
 from ramet.model.host import Task, TaskState
@@ -251,3 +251,20 @@ async def test_a_straggler_cannot_change_a_task_that_has_ended(tasks: TaskManage
     task = await tasks.wait((await tasks.start("x", "y", work)).id, 10)
     handles[0].progress(1, "late")
     assert tasks.get(task.id) == task
+
+
+async def test_a_key_finds_the_task_it_began_unless_that_failed(tasks: TaskManager) -> None:
+    async def fail(handle: TaskHandle) -> None:
+        raise CapacityError("The disk is full.")
+
+    failed = await tasks.start("clone", "web", fail, key="k", digest="d")
+    await tasks.wait(failed.id, 10)
+    assert tasks.by_key("k", "d") is None
+    again = await tasks.start("clone", "web", nothing, key="k", digest="d")
+    assert tasks.by_key("k", "d") is not None
+    await tasks.wait(again.id, 10)
+    found = tasks.by_key("k", "d")
+    assert found is not None and found.id == again.id
+    with pytest.raises(ConflictError, match="another request"):
+        tasks.by_key("k", "other")
+    assert tasks.by_key("unknown", "d") is None

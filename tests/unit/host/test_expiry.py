@@ -1,0 +1,66 @@
+"""VMs whose time is over are asked to go, once, and again when that came to nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+from ramet.errors import BusyError
+from ramet.host.expiry import Expiry
+from ramet.host.floor import Floor
+
+
+class FakeFloor:
+    def __init__(self, **times: float | None) -> None:
+        self.emitted: list[str] = []
+        book = SimpleNamespace(emit=lambda kind, message, vm: self.emitted.append(kind))
+        self.rooms = SimpleNamespace(book=book)
+        self.machines = {
+            name: SimpleNamespace(id=name, name=name, vm=SimpleNamespace(expires_at=at)) for name, at in times.items()
+        }
+
+
+def expiry(floor: FakeFloor, remove: Any) -> Expiry:
+    return Expiry(cast(Floor, floor), remove)
+
+
+async def test_only_those_whose_time_is_over_go() -> None:
+    floor, gone = FakeFloor(old=1.0, young=1e12, endless=None), asyncio.Event()
+    asked: list[str] = []
+
+    async def remove(vm_id: str) -> None:
+        asked.append(vm_id)
+        gone.set()
+
+    task = asyncio.create_task(expiry(floor, remove).run())
+    await asyncio.wait_for(gone.wait(), 10)
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    assert asked == ["old"]
+    assert floor.emitted == ["vm.expired"]
+
+
+async def test_one_that_is_busy_is_asked_again_and_one_that_is_going_is_not() -> None:
+    floor = FakeFloor(old=100.0)
+    answers: list[Exception | None] = [BusyError("busy"), None]
+
+    async def remove(vm_id: str) -> None:
+        answer = answers.pop(0)
+        if answer is not None:
+            raise answer
+
+    watch = expiry(floor, remove)
+    for _ in range(4):
+        for live in watch._due(200.0):
+            await watch._end(live)
+    assert answers == []
+    assert floor.emitted == ["vm.expired"]
+
+
+def test_it_wakes_when_the_first_is_due() -> None:
+    watch = expiry(FakeFloor(soon=110.0, later=500.0), None)
+    assert watch._pause_s(100.0) == 10.0
+    assert expiry(FakeFloor(later=5000.0), None)._pause_s(100.0) == 30.0
+    assert 0 < expiry(FakeFloor(past=50.0), None)._pause_s(100.0) <= 5
