@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from ramet.errors import ConflictError, StateError, UsageError
+from ramet.errors import ConflictError, GuestError, StateError, UsageError
 from ramet.host.selftest import finish
 from ramet.host.service import Host
 from ramet.model.identity import IdentityState, Part
@@ -149,7 +149,7 @@ async def test_a_freeze_hook_that_fails_makes_no_clone(host: Host, guests: Guest
     stuns = len((await host.show_vm(source)).stuns)
     last = (await host.show_vm(source)).stuns[-1:]
     try:
-        with pytest.raises(AssertionError, match="ook"):
+        with pytest.raises(GuestError, match="h ended with status 1"):
             await clone(host, guests, source, CloneVm(names=("never",)))
         assert await guests.sh(source, "cat /run/hooked") == "freeze\nthaw"
     finally:

@@ -32,6 +32,7 @@ from ramet.cli.demo_guest import (
     Proof,
     read_proof,
 )
+from ramet.cli.demo_identity import COLUMNS, DRAW, Face, alike, face, unacknowledged
 from ramet.cli.demo_stage import own_stage
 from ramet.cli.output import Cell, Column, Output, millis, size
 from ramet.cli.progress import follow, succeed
@@ -60,6 +61,7 @@ class Plan:
     keep: bool = False
     live: int = 3
     frozen: int = 5
+    many: int = 12
 
     @property
     def image(self) -> str:
@@ -77,6 +79,10 @@ class Plan:
     def frozen_names(self) -> list[str]:
         return [f"frozen-{number}" for number in range(1, self.frozen + 1)]
 
+    @property
+    def many_names(self) -> list[str]:
+        return [f"pod-{number}" for number in range(1, self.many + 1)]
+
 
 @dataclass
 class Birth:
@@ -88,6 +94,8 @@ class Birth:
     running_ms: float | None
     answered_ms: float
     proof: Proof | None = None
+    identity_ms: float | None = None
+    network_ms: float | None = None
 
 
 @dataclass
@@ -104,6 +112,8 @@ class Show:
     made: list[str] = field(default_factory=list)
     """Names of VMs that exist because of us, for whoever clears the stage."""
     memory: dict[str, MemoryView] = field(default_factory=dict)
+    clones: list[CloneResult] = field(default_factory=list)
+    faces: list[Face] = field(default_factory=list)
     token: str = field(default_factory=lambda: secrets.token_hex(8))
 
     def perform(self) -> None:
@@ -114,7 +124,9 @@ class Show:
         self._live_clones()
         self._freeze()
         self._frozen_clones()
+        self._many_clones()
         self._ask_all("Each clone answers: its own name, and the token from the RAM it shares")
+        self._identities()
         self._measure()
         self._delete_source()
         self._times()
@@ -122,7 +134,7 @@ class Show:
 
     def _check_names(self) -> None:
         """On a state folder of the user's: nothing there is touched, so nothing there may have the show's names."""
-        wanted = {SOURCE, *self.plan.live_names, *self.plan.frozen_names}
+        wanted = {SOURCE, *self.plan.live_names, *self.plan.frozen_names, *self.plan.many_names}
         taken = sorted(wanted & {vm.name for vm in self.client.list_vms()})
         if taken:
             raise ConflictError(
@@ -198,6 +210,42 @@ class Show:
         for name in self.plan.frozen_names:
             self._clone(name, "frozen")
 
+    def _many_clones(self) -> None:
+        if not self.plan.many:
+            return
+        self._scene(
+            f"{self.plan.many} more at once", f"ramet clone {SOURCE} --count {self.plan.many} --name 'pod-{{n}}'"
+        )
+        self.made += self.plan.many_names
+        started = self.clock()
+        request = CloneVm(name="pod-{n}", count=self.plan.many)
+        task = self._settle(self.client.clone_vm(SOURCE, request), quietly=True)
+        for result in self._noted(task):
+            self._wait_for_answer(result.name, ANSWER_S)
+            t = result.timings_ms
+            birth = Birth(result.name, "frozen, at once", None, t.total, t.identity or t.total)
+            birth.identity_ms, birth.network_ms = t.identity or None, t.network or None
+            self.births.append(birth)
+        self._tell(f"All {self.plan.many} run as machines of their own after {self._since(started)}.")
+
+    def _noted(self, task: Task) -> list[CloneResult]:
+        """A finished clone task's results; what is wrong with them is noted."""
+        results = [CloneResult.model_validate(item) for item in task.result or []]
+        self.clones += results
+        self.wrong += unacknowledged(results)
+        self.wrong += [f"{result.name} was not made: {result.error}" for result in results if not result.ok]
+        return [result for result in results if result.ok]
+
+    def _identities(self) -> None:
+        self._scene(
+            f"{len(self.clones)} clones, {len(self.clones)} identities", f"ramet vm exec pod-1 -- {DRAW.split(';')[0]}"
+        )
+        for clone in self.clones:
+            view, drawn = self.client.show_vm(clone.name), self._shell(clone.name, DRAW)
+            self.faces.append(face(view, clone.addresses.values(), drawn))
+        self._table(COLUMNS, [one.row for one in self.faces])
+        self.wrong += alike(self.faces)
+
     def _ask_all(self, title: str) -> None:
         self._scene(title, f"ramet vm exec {self.plan.live_names[0]} -- cat {TOKEN_FILE}")
         self._typed(f"ramet vm exec {self.plan.live_names[0]} -- vmware-rpctool 'info-get {NAME_KEY}'")
@@ -238,13 +286,16 @@ class Show:
             Column("how"),
             Column("source stood still", right=True),
             Column("running after", right=True),
-            Column("answered after", right=True),
+            Column("itself after", right=True),
+            Column("on the network", right=True),
             Column("than the boot", right=True),
         ]
         rows = []
         for birth in self.births:
-            faster = "" if birth.workflow == "boot" else f"{boot / birth.answered_ms:.0f} times faster"
-            times = (millis(birth.stun_ms), millis(birth.running_ms), millis(birth.answered_ms))
+            running = birth.running_ms or birth.answered_ms
+            faster = "" if birth.workflow == "boot" else f"{boot / running:.0f} times faster"
+            itself = birth.answered_ms if birth.workflow == "boot" else birth.identity_ms
+            times = (millis(birth.stun_ms), millis(birth.running_ms), millis(itself), millis(birth.network_ms))
             rows.append((birth.name, birth.workflow, *times, Cell(faster, "green")))
         self._table(columns, rows)
 
@@ -272,25 +323,30 @@ class Show:
         self.made.append(name)
         request = CloneVm(names=(name,), extra_config={NAME_KEY: name})
         task = self._settle(self.client.clone_vm(SOURCE, request), quietly=True)
-        result = CloneResult.model_validate(task.result[0])
+        (result,) = self._noted(task)
         self._wait_for_answer(name, ANSWER_S)
         stun = result.timings_ms.stun if workflow == "live" else None
         birth = Birth(name, workflow, stun, result.timings_ms.total, self._ms(started))
+        birth.identity_ms, birth.network_ms = result.timings_ms.identity or None, result.timings_ms.network or None
         self.births.append(birth)
         stood = f"{SOURCE} stood still for {millis(stun)}; " if stun is not None else ""
-        self._tell(f"{stood}runs after {millis(birth.running_ms)}, answers after {millis(birth.answered_ms)}.")
+        itself = f", is itself after {millis(birth.identity_ms)}" if birth.identity_ms else ""
+        network = f", on the network after {millis(birth.network_ms)}" if birth.network_ms else ""
+        self._tell(f"{stood}runs after {millis(birth.running_ms)}{itself}{network}.")
 
     def _prove(self, birth: Birth) -> Proof:
         """What the clone says about itself; what is not as it must be is noted."""
         deadline = self.clock() + ANSWER_S
         while True:
             proof = read_proof(self._shell(birth.name, PROVE))
+            if birth.name in self.plan.many_names:
+                break
             if birth.workflow != "frozen" or proof.script is not None or self.clock() > deadline:
                 break
             self.pause(PAUSE_S)  # its script is still on its way to the next line
         if proof.token != self.token:
             self.wrong.append(f"{birth.name} lost the token: it has {proof.token!r}.")
-        if proof.name != birth.name:
+        if proof.name != birth.name and birth.name not in self.plan.many_names:
             self.wrong.append(f"{birth.name} reads {proof.name!r} as its {NAME_KEY}.")
         if birth.workflow == "frozen" and proof.script != birth.name:
             self.wrong.append(f"The script in {birth.name} did not go on, or saw {proof.script!r}.")
@@ -373,8 +429,15 @@ def as_data(show: Show) -> dict[str, object]:
             "stun_ms": birth.stun_ms,
             "running_ms": birth.running_ms,
             "answered_ms": birth.answered_ms,
+            "identity_ms": birth.identity_ms,
+            "network_ms": birth.network_ms,
             "memory": show.memory.get(birth.name),
         }
         for birth in show.births
     ]
-    return {"ok": not show.wrong, "wrong": show.wrong, "machines": machines}
+    return {
+        "ok": not show.wrong,
+        "wrong": show.wrong,
+        "machines": machines,
+        "identities": [vars(one) for one in show.faces],
+    }

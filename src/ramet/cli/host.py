@@ -101,6 +101,9 @@ def demo(
     frozen: Annotated[
         int, typer.Option("--frozen", metavar="N", help="Clones of the frozen guest.", min=1, max=16)
     ] = 5,
+    many: Annotated[
+        int, typer.Option("--many", metavar="N", help="Further clones of it, all at once.", min=0, max=200)
+    ] = 12,
 ) -> None:
     """Boot a guest once, clone it live and frozen, delete it, and see the clones alive; with all times.
 
@@ -108,7 +111,7 @@ def demo(
     """
     from ramet.cli.demo import Plan, perform
 
-    perform(session, Plan(micro=micro, keep=keep, live=live, frozen=frozen))
+    perform(session, Plan(micro=micro, keep=keep, live=live, frozen=frozen, many=many))
 
 
 def version(session: Session) -> None:

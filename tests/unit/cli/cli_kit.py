@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +16,9 @@ from typer.testing import CliRunner, Result
 from ramet.cli.app import application
 from ramet.cli.output import Output
 from ramet.cli.session import Setup
+from ramet.clone.customize import numbered_names
 from ramet.errors import ConflictError, NotFoundError
+from ramet.model.execution import ExecEvent, FollowExec
 from ramet.model.host import Event, Image, Network, Step, Task, TaskState
 from ramet.model.machine import Disk, Lineage, Machine, Nic, Stun, VmState
 from ramet.model.pool import PoolState, PoolView, SetPool
@@ -34,6 +38,7 @@ from ramet.model.requests import (
     NicRequest,
     StopVm,
 )
+from ramet.model.trying import TryCommand
 from ramet.model.units import MIB
 from ramet.model.views import (
     CheckView,
@@ -112,7 +117,9 @@ def vm_view(name: str, **change: Any) -> VmView:
 
 def clone_of(name: str, source: str, workflow: str = "live") -> VmView:
     lineage = Lineage(source_id=f"id-{source}", source_name=source, moment_id="m1", workflow=workflow, at=NOW - 60)
-    return vm_view(name, lineage=lineage)
+    view = vm_view(name, lineage=lineage)
+    mac = "52:54:01:" + hashlib.sha256(name.encode()).digest()[:3].hex(":")
+    return view.changed(nics=tuple(nic.changed(mac=mac) for nic in view.nics))
 
 
 def stun(total_ms: float) -> Stun:
@@ -156,6 +163,7 @@ class FakeClient:
     files: dict[str, bytes] = field(default_factory=dict)
     exec_result: ExecResult = field(default_factory=lambda: ExecResult(exit_code=0))
     on_exec: Callable[[str, Exec], ExecResult] | None = None
+    input_ended: threading.Event = field(default_factory=threading.Event)
     streams: list[socket.socket] = field(default_factory=list)
     checks: list[CheckView] = field(default_factory=list)
     happened: list[Event] = field(default_factory=list)
@@ -246,7 +254,7 @@ class FakeClient:
         source = self._find(ref)
         workflow = "frozen" if source.state is VmState.FROZEN else "live"
         results = []
-        for name in request.names or ("by-template",):
+        for _, name in numbered_names(request):
             self.vms[name] = clone_of(name, source.name, workflow)
             result = CloneResult(
                 name=name, id=f"id-{name}", task="task00000001", timings_ms=TIMINGS, warnings=self.warnings
@@ -295,6 +303,40 @@ class FakeClient:
         self._note("exec_in_vm", ref, request)
         self._find(ref)
         return self.on_exec(ref, request) if self.on_exec else self.exec_result
+
+    def follow_exec(self, ref: str, request: FollowExec) -> Iterator[ExecEvent]:
+        """What `exec_result` says, once the input has ended when there is one."""
+        self._note("follow_exec", ref, request)
+        self._find(ref)
+        yield ExecEvent(kind="started", id="e1")
+        if request.stdin:
+            assert self.input_ended.wait(20)
+        yield from self._said(self.exec_result)
+        yield ExecEvent(kind="exited", exit_code=self.exec_result.exit_code, signal=self.exec_result.signal)
+
+    def _said(self, result: ExecResult) -> Iterator[ExecEvent]:
+        yield ExecEvent(kind="stdout", data_base64=result.stdout_base64)
+        yield ExecEvent(kind="stderr", data_base64=result.stderr_base64)
+        if result.truncated:
+            yield ExecEvent(kind="lost", lost_bytes=5)
+
+    def write_exec(self, exec_id: str, data: bytes, end: bool = False) -> None:
+        self._note("write_exec", exec_id, data, end)
+        if end:
+            self.input_ended.set()
+
+    def signal_exec(self, exec_id: str, name: str = "INT") -> None:
+        self._note("signal_exec", exec_id, name)
+
+    def try_command(self, ref: str, request: TryCommand) -> Task:
+        self._note("try_command", ref, request)
+        self._find(ref)
+        return Task(id="t1", kind="try", target=ref, state=TaskState.RUNNING, cancellable=True)
+
+    def task_output(self, task_id: str) -> Iterator[ExecEvent]:
+        self._note("task_output", task_id)
+        yield ExecEvent(kind="started")
+        yield from self._said(self.exec_result)
 
     def read_file(self, ref: str, path: str) -> Iterator[bytes]:
         self._note("read_file", ref, path)

@@ -25,6 +25,8 @@ from ramet.cli.demo_guest import (
     Proof,
     read_proof,
 )
+from ramet.cli.demo_identity import DRAW
+from ramet.clone.customize import numbered_names
 from ramet.errors import GuestError
 from ramet.model.host import Image, Network, Task
 from ramet.model.machine import VmState
@@ -60,11 +62,12 @@ class World(FakeClient):
         if self.fault == "interrupt" and len(self.asked("clone_vm")) == 1:
             self._note("clone_vm", ref, request)
             raise KeyboardInterrupt
-        source, (name,) = self.guests[ref], request.names
-        own = request.extra_config[NAME_KEY] if self.fault != "name" else "somebody"
-        script = own if source.script_waits and self.fault != "script" else ""
-        token = source.token if self.fault != "token" or name != "live-1" else "other"
-        self.guests[name] = Guest(token=token, name=own, script=script)
+        source = self.guests[ref]
+        for _, name in numbered_names(request):
+            own = request.extra_config.get(NAME_KEY, "") if self.fault != "name" else "somebody"
+            script = own if source.script_waits and self.fault != "script" else ""
+            token = source.token if self.fault != "token" or name != "live-1" else "other"
+            self.guests[name] = Guest(token=token, name=own, script=script)
         return super().clone_vm(ref, request)
 
     def remove_vm(self, ref: str, force: bool = False) -> Task:
@@ -87,6 +90,9 @@ class World(FakeClient):
                 return said("")
             guest.script_waits = True
             self._put(self._find(ref), state=VmState.FROZEN)
+        elif command == DRAW:
+            number = f"{list(self.guests).index(ref):08x}" if self.fault != "random" else "00000000"
+            return said(f" {number}\n{ref}-generation\n")
         elif command == PROVE:
             return said("\n".join([guest.token, "42.5", guest.name, guest.script]))
         return said("")
@@ -115,8 +121,10 @@ def _made(path: Path) -> Path:
 def test_the_whole_show(world: World, tmp_path: Path) -> None:
     result = run(world, "demo")
     assert result.exit_code == 0, result.output
-    names = [request.names[0] for _, request in world.asked("clone_vm")]
+    *ones, many = [request for _, request in world.asked("clone_vm")]
+    names = [request.names[0] for request in ones]
     assert names == ["live-1", "live-2", "live-3", *(f"frozen-{n}" for n in range(1, 6))]
+    assert (many.name, many.count) == ("pod-{n}", 12)
     text = result.stdout
     for command in (
         "$ ramet image build debian",
@@ -127,7 +135,7 @@ def test_the_whole_show(world: World, tmp_path: Path) -> None:
     ):
         assert command in text
     assert 'vmware-rpctool "instantclone.freeze" || exit 1' in text
-    assert "8 clones run and answer." in text
+    assert "20 clones run and answer." in text
     assert "times faster" in text
     assert "unique" in text.lower()
     assert result.stderr.strip() == "Clearing the stage."
@@ -144,12 +152,13 @@ def test_the_source_is_gone_before_the_clones_are_asked_again(world: World) -> N
     run(world, "demo")
     gone = world.calls.index(("remove_vm", "origin", True))
     later = [call[1] for call in world.calls[gone:] if call[0] == "exec_in_vm"]
-    assert later == ["live-1", "live-2", "live-3", *(f"frozen-{n}" for n in range(1, 6))]
+    pods = [f"pod-{n}" for n in range(1, 13)]
+    assert later == ["live-1", "live-2", "live-3", *(f"frozen-{n}" for n in range(1, 6)), *pods]
 
 
 def test_an_image_that_is_there_is_not_built(world: World) -> None:
     world.images = [Image(name="micro", recipe="micro")]
-    run(world, "demo", "--micro", "--live", "1", "--frozen", "1")
+    run(world, "demo", "--micro", "--live", "1", "--frozen", "1", "--many", "0")
     assert world.asked("build_image") == []
     assert len(world.asked("clone_vm")) == 2
 
@@ -167,6 +176,7 @@ def test_without_port_groups_the_guest_has_user_networking(world: World) -> None
         ("token", "live-1 lost the token"),
         ("name", "reads 'somebody' as its guestinfo.demo.name"),
         ("script", "The script in frozen-1 did not go on"),
+        ("random", "live-2 has the random of live-1: 00000000"),
     ],
 )
 def test_what_does_not_hold_is_an_error_at_the_end(world: World, fault: str, says: str, tmp_path: Path) -> None:
@@ -221,8 +231,8 @@ def test_a_vm_that_cannot_be_removed_does_not_keep_the_others(world: World) -> N
 
 
 def test_keep_leaves_the_clones_and_says_where(world: World, tmp_path: Path) -> None:
-    result = run(world, "demo", "--micro", "--keep", "--live", "1", "--frozen", "1")
-    assert set(world.vms) == {"live-1", "frozen-1"}
+    result = run(world, "demo", "--micro", "--keep", "--live", "1", "--frozen", "1", "--many", "1")
+    assert set(world.vms) == {"live-1", "frozen-1", "pod-1"}
     assert f"ramet --state {tmp_path}/stage vm ls" in result.stdout
     assert (tmp_path / "stage").exists()
 
@@ -243,7 +253,13 @@ def test_json_has_the_numbers_alone(world: World) -> None:
     result = run(world, "demo", "--micro", "--json")
     data = json.loads(result.stdout)
     assert data["ok"] is True
-    assert [machine["workflow"] for machine in data["machines"]] == ["boot", *["live"] * 3, *["frozen"] * 5]
+    assert [machine["workflow"] for machine in data["machines"]] == [
+        "boot",
+        *["live"] * 3,
+        *["frozen"] * 5,
+        *["frozen, at once"] * 12,
+    ]
+    assert len({one["random"] for one in data["identities"]}) == 20
     assert data["machines"][1]["stun_ms"] == 14
     assert data["machines"][1]["memory"]["unique_bytes"] == 50 << 20
 
