@@ -12,7 +12,16 @@ from typing import Any
 from fastapi import FastAPI
 
 from ramet import __version__
-from ramet.api import device_routes, edge, guest_routes, host_routes, pool_routes, stock_routes, vm_routes
+from ramet.api import (
+    device_routes,
+    edge,
+    follow_routes,
+    guest_routes,
+    host_routes,
+    pool_routes,
+    stock_routes,
+    vm_routes,
+)
 from ramet.api.contract import Host
 from ramet.model.base import Model
 
@@ -66,7 +75,7 @@ def make_app(host: Host | None, closing: asyncio.Event | None = None) -> App:
     app.state.host = host
     app.state.closing = closing or asyncio.Event()
     edge.install(app)
-    for module in (vm_routes, pool_routes, device_routes, guest_routes, stock_routes, host_routes):
+    for module in (vm_routes, pool_routes, device_routes, guest_routes, follow_routes, stock_routes, host_routes):
         app.include_router(module.router)
     return app
 

@@ -19,8 +19,8 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import IO, Any, Literal, Self, TypeVar
 
@@ -28,6 +28,7 @@ from ramet.api.launch import start_daemon as launch_daemon
 from ramet.api.wire import Wire
 from ramet.errors import DeadlineError, PeerError, from_dict
 from ramet.model.base import Model
+from ramet.model.execution import ExecEvent, FollowExec
 from ramet.model.host import Event, Image, Network, Task, TaskState
 from ramet.model.pool import PoolView, SetPool
 from ramet.model.requests import (
@@ -46,6 +47,7 @@ from ramet.model.requests import (
     NicRequest,
     StopVm,
 )
+from ramet.model.trying import TryCommand
 from ramet.model.views import CheckView, CloneForecast, CloneResult, ExecResult, HostView, TreeNode, VmView
 
 M = TypeVar("M", bound=Model)
@@ -53,6 +55,8 @@ M = TypeVar("M", bound=Model)
 LONG_POLL_S = 30.0
 _RECONNECT_S = 15.0
 _STREAM_OPEN_S = 45.0
+_INPUT_S = 3600.0
+"""A command may take its time to read what it is given."""
 
 
 def chosen_state_dir() -> Path:
@@ -193,6 +197,38 @@ class Client:
     def exec_in_vm(self, ref: str, request: Exec) -> ExecResult:
         """Blocks until the command has ended, or its own timeout."""
         return self._call(ExecResult, "POST", _vm(ref, "exec"), request, wait_s=request.timeout_s)
+
+    def follow_exec(self, ref: str, request: FollowExec) -> Generator[ExecEvent, None, None]:
+        """A command's output while it runs, from `started` to `exited`; errors are raised. Closing it kills it.
+
+        Input and signals go by `write_exec` and `signal_exec`, from other threads if need be.
+        """
+        return self._follow("POST", _vm(ref, "exec", "follow"), request)
+
+    def write_exec(self, exec_id: str, data: bytes, end: bool = False) -> None:
+        """To the standard input of a followed command, the `id` of which `started` told; at most 1 MiB at once."""
+        self._wire.upload(f"/v1/execs/{_quote(exec_id)}/stdin", {"end": end}, data, wait_s=_INPUT_S)
+
+    def signal_exec(self, exec_id: str, name: str = "INT") -> None:
+        self._wire.json("POST", f"/v1/execs/{_quote(exec_id)}/signal", body={"signal": name})
+
+    def try_command(self, ref: str, request: TryCommand) -> Task:
+        """The task's result is a `TryReport`, its output (`task_output`) that of the command."""
+        return self._call(Task, "POST", _vm(ref, "try"), request)
+
+    def task_output(self, task_id: str) -> Generator[ExecEvent, None, None]:
+        """What a trial's command prints, from the beginning to its end."""
+        return self._follow("GET", f"/v1/tasks/{_quote(task_id)}/output")
+
+    def _follow(self, method: str, path: str, body: Model | None = None) -> Generator[ExecEvent, None, None]:
+        data = body.model_dump(mode="json") if body is not None else None
+        with closing(self._wire.follow(method, path, data)) as lines:
+            for line in lines:
+                event = ExecEvent.model_validate_json(line)
+                if event.kind == "error":
+                    raise from_dict(event.error or {})
+                if event.kind != "alive":
+                    yield event
 
     def read_file(self, ref: str, path: str) -> Iterator[bytes]:
         """Chunks of a guest's file. Errors come with the first chunk, or as PeerError when it breaks off half way."""

@@ -9,11 +9,12 @@ task's error. `by_uid` is the caller's user id on this host. Arguments come by p
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Literal, Protocol
 
 from ramet.host.events import EventLog
 from ramet.host.tasks import TaskManager
+from ramet.model.execution import ExecEvent, FollowExec
 from ramet.model.host import Image, Network, Task
 from ramet.model.pool import PoolView, SetPool
 from ramet.model.requests import (
@@ -32,6 +33,7 @@ from ramet.model.requests import (
     NicRequest,
     StopVm,
 )
+from ramet.model.trying import TryCommand
 from ramet.model.views import CheckView, CloneForecast, ExecResult, HostView, TreeNode, VmView
 
 StreamKind = Literal["tcp", "console", "vnc"]
@@ -107,6 +109,18 @@ class Host(Protocol):
     # Inside the guest
 
     async def exec_in_vm(self, ref: str, request: Exec, /) -> ExecResult: ...
+
+    def follow_exec(self, ref: str, request: FollowExec, /) -> AsyncGenerator[ExecEvent, None]:
+        """What it raises before its first event becomes the answer. Closing it kills the command."""
+
+    async def write_exec(self, exec_id: str, data: bytes, end: bool, /) -> None: ...
+
+    async def signal_exec(self, exec_id: str, name: str, /) -> None: ...
+
+    async def try_command(self, ref: str, request: TryCommand, by_uid: int | None, /) -> Task:
+        """The task's result is a `TryReport`."""
+
+    def task_output(self, task_id: str, /) -> AsyncGenerator[ExecEvent, None]: ...
 
     def read_file(self, ref: str, path: str, /) -> AsyncIterator[bytes]:
         """An async generator; what it raises before its first chunk becomes the answer."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,10 +53,24 @@ class Wire:
                 _raise_for(response.status_code, response.read())
             yield from response.iter_raw()
 
-    def upload(self, path: str, query: dict[str, Any], data: builtins.bytes | Iterable[builtins.bytes]) -> None:
+    def upload(
+        self,
+        path: str,
+        query: dict[str, Any],
+        data: builtins.bytes | Iterable[builtins.bytes],
+        wait_s: float = 0.0,
+    ) -> None:
         with self._errors():
-            response = self._http().put(path, params=query, content=data)
+            timeout = self._timeout(self._timeout_s + wait_s)
+            response = self._http().put(path, params=query, content=data, timeout=timeout)
         _raise_for(response.status_code, response.content)
+
+    def follow(self, method: str, path: str, body: Any = None) -> Generator[str, None, None]:
+        """Lines of an answer that comes bit by bit. PeerError when it breaks off; closing it closes the connection."""
+        with self._errors(), self._http().stream(method, path, json=body) as response:
+            if response.status_code >= 400:
+                _raise_for(response.status_code, response.read())
+            yield from response.iter_lines()
 
     def lines(self, path: str, query: dict[str, Any]) -> Iterator[str]:
         """Lines of an answer that does not end; ends when the connection does, however."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ramet.cli import clone, devices, guest, host, image, network, pool, task, vm
+from ramet.cli import clone, devices, guest, host, image, network, pool, task, try_, vm
 from ramet.cli.command import JSON, QUIET, ROOT_STATE, Root
 
 
@@ -24,6 +24,7 @@ def _build() -> typer.Typer:
     )
     app.callback()(common)
     clone.register(app)
+    try_.register(app)
     app.add_typer(vm.app)
     vm.app.add_typer(devices.disk)
     vm.app.add_typer(devices.nic)
@@ -44,6 +45,7 @@ EXAMPLES = (
     "ramet vm create web --image debian --start",
     "ramet clone web web-2                        # while web runs",
     "ramet vm exec web-2 -- uptime",
+    "ramet try web -- dpkg -i /root/app.deb       # in a clone that is gone afterwards",
 )
 
 

@@ -34,6 +34,7 @@ def register(app: typer.Typer, vm: typer.Typer) -> None:
             "ramet vm exec web -- uname -a",
             "ramet vm exec --wait 2m web -- systemctl is-system-running    # just started",
             "ramet vm exec web -- sh -c 'cat /proc/meminfo | head -1'",
+            "ramet vm exec web -- tail -f /var/log/syslog    # Ctrl-C ends it there",
             "echo hello | ramet vm exec --stdin web -- tee /tmp/greeting",
         ),
     )(exec_)
@@ -64,42 +65,40 @@ def exec_(
     argv: Annotated[
         list[str], typer.Argument(metavar="COMMAND...", help="Command and arguments; no shell in between.")
     ],
-    timeout: Annotated[str, typer.Option("--timeout", metavar="TIME", help="Give up after this, like 5m.")] = "60s",
+    timeout: Annotated[
+        str | None, typer.Option("--timeout", metavar="TIME", help="Kill it after this, like 5m; default: never.")
+    ] = None,
     wait: Annotated[
         str | None, typer.Option("--wait", metavar="TIME", help="Wait so long for a guest that is still coming up.")
     ] = None,
     env: Annotated[list[str] | None, typer.Option("--env", "-e", metavar="KEY=VALUE", help="For the command.")] = None,
     stdin: Annotated[bool, typer.Option("--stdin", "-i", help="Hand our standard input to the command.")] = False,
 ) -> None:
-    """Run a command in the guest, by the guest agent; its exit code becomes ours."""
-    import base64
+    """Run a command in the guest, by the guest agent: its output comes while it runs, its exit code becomes ours.
 
-    from ramet.cli import parsing
+    Ctrl-C is sent to the command; the second one asks it to end, the third one kills it.
+    """
+    from ramet.cli import follow, parsing
     from ramet.cli.agent import wait_for_agent
-    from ramet.model.requests import Exec
+    from ramet.model.execution import FollowExec
     from ramet.model.units import parse_duration_s
 
-    data = base64.b64encode(sys.stdin.buffer.read()).decode() if stdin else None
     fields = {
         "argv": tuple(argv[1:] if argv[0] == "--" else argv),
-        "timeout_s": parse_duration_s(timeout),
         "env": parsing.keys(env, "--env"),
-        "stdin_base64": data,
+        "stdin": stdin,
+        **({"timeout_s": parse_duration_s(timeout)} if timeout else {}),
     }
-    request = parsing.request(Exec, fields)
+    request = parsing.request(FollowExec, fields)
     if wait:
         wait_for_agent(session.client, session.vm(vm), parse_duration_s(wait))
-    result = session.client.exec_in_vm(session.vm(vm), request)
-    stdout, stderr = base64.b64decode(result.stdout_base64), base64.b64decode(result.stderr_base64)
+    collected = follow.Collected(session.out)
+    ended = follow.run(session.client, session.vm(vm), request, collected)
     if session.out.as_json:
-        texts = {"stdout": stdout.decode(errors="replace"), "stderr": stderr.decode(errors="replace")}
-        session.out.json({**result.model_dump(mode="json"), **texts})
-    else:
-        session.out.raw(stdout)
-        session.out.raw(stderr, error=True)
-    if result.truncated:
-        session.out.warn("The output was longer than the agent hands over; it is cut.")
-    raise typer.Exit(128 + result.signal if result.signal else result.exit_code)
+        session.out.json({"exit_code": ended.exit_code, "signal": ended.signal, **collected.as_json()})
+    elif collected.truncated:
+        session.out.warn("The output was longer than is kept; it is cut.")
+    raise typer.Exit(ended.exit_code or 0)
 
 
 def cp(

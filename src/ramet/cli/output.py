@@ -188,6 +188,12 @@ class Output:
 
     # -- words for people --------------------------------------------------------------------------------------
 
+    def beside(self) -> Output:
+        """An output whose data go to stderr: reports beside the data of others."""
+        return Output(
+            quiet=self.quiet, terminal=self.error_terminal, width=self._width, stdout=self.stderr, stderr=self.stderr
+        )
+
     def say(self, *parts: Cell | str) -> None:
         """What was done, on stdout; nothing with --json or --quiet."""
         if not self.as_json and not self.quiet:

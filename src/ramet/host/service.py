@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -44,6 +44,7 @@ from ramet.machine import hardware, power
 from ramet.machine.live import LiveMachine
 from ramet.machine.paths import StatePaths
 from ramet.machine.view import vm_view
+from ramet.model.execution import ExecEvent, FollowExec
 from ramet.model.host import Image, Network, Task
 from ramet.model.machine import Vm, VmState
 from ramet.model.pool import PoolView, SetPool
@@ -63,6 +64,7 @@ from ramet.model.requests import (
     NicRequest,
     StopVm,
 )
+from ramet.model.trying import TryCommand
 from ramet.model.units import MIB
 from ramet.model.views import CheckView, CloneForecast, ExecResult, HostView, TreeNode, VmView
 from ramet.storage.images import export
@@ -95,9 +97,9 @@ class Host:
         self._clones = CloneDesk(floor, tasks, self._locks, self._pools, self._identities, self._vms.take_away)
         self._guests = GuestDesk(floor, tasks)
         self._stock = StockDesk(floor, tasks)
-        self.execs = ExecDesk(floor)
-        self.outputs = Outputs()
-        self.tries = TryDesk(floor, tasks, self._clones, self._vms, self._stock, self.outputs)
+        self._execs = ExecDesk(floor)
+        self._outputs = Outputs()
+        self._tries = TryDesk(floor, tasks, self._clones, self._vms, self._stock, self._outputs)
         self._recovery = Recovery(floor, journal)
         self._asked: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
 
@@ -139,7 +141,7 @@ class Host:
         await self._stock.ensure_networks()
         await self._recovery.run()
         await self._stock.collect_directories()
-        await self.tries.sweep()
+        await self._tries.sweep()
         await self._identities.resume()
         await self._autostart()
 
@@ -347,6 +349,21 @@ class Host:
 
     async def exec_in_vm(self, ref: str, request: Exec) -> ExecResult:
         return await self._guests.exec(ref, request)
+
+    def follow_exec(self, ref: str, request: FollowExec) -> AsyncGenerator[ExecEvent, None]:
+        return self._execs.follow(ref, request)
+
+    async def write_exec(self, exec_id: str, data: bytes, end: bool = False) -> None:
+        await self._execs.write(exec_id, data, end)
+
+    async def signal_exec(self, exec_id: str, name: str) -> None:
+        await self._execs.signal(exec_id, name)
+
+    async def try_command(self, ref: str, request: TryCommand, by_uid: int | None = None) -> Task:
+        return await self._tries.start(ref, request, by_uid)
+
+    def task_output(self, task_id: str) -> AsyncGenerator[ExecEvent, None]:
+        return self._outputs.find(task_id).follow()
 
     async def wait_agent(self, ref: str, timeout_s: float) -> None:
         """Until the guest agent answers. DeadlineError when it does not."""

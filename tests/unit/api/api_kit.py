@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,12 +16,13 @@ from typing import Any
 
 from ramet.api.contract import StreamKind
 from ramet.api.server import serve
-from ramet.errors import ConflictError, NotFoundError, StateError
+from ramet.errors import ConflictError, GuestError, NotFoundError, StateError
 from ramet.host.events import EventLog
 from ramet.host.settings import Settings
 from ramet.host.sqlite_store import SqliteStore
 from ramet.host.stock import changed_network
 from ramet.host.tasks import TaskHandle, TaskManager
+from ramet.model.execution import ExecEvent, FollowExec
 from ramet.model.host import Image, Network, Task
 from ramet.model.machine import Machine, VmState
 from ramet.model.pool import PoolState, PoolView, SetPool
@@ -40,6 +42,7 @@ from ramet.model.requests import (
     NicRequest,
     StopVm,
 )
+from ramet.model.trying import TryCommand, TryReport
 from ramet.model.views import (
     CheckView,
     CloneForecast,
@@ -61,6 +64,7 @@ class FakeHost:
         self.events = events
         self.settings = settings
         self.asked: list[tuple[Any, ...]] = []
+        self.inputs: asyncio.Queue[bytes] = asyncio.Queue()
         self.views: dict[str, VmView] = {}
         self.files: dict[str, bytes] = {}
         self.networks: dict[str, Network] = {}
@@ -263,6 +267,44 @@ class FakeHost:
 
     async def remove_image(self, name: str) -> None:
         self.images.pop(name, None)
+
+    async def follow_exec(self, ref: str, request: FollowExec) -> AsyncGenerator[ExecEvent, None]:
+        """Says what it was given as input, until that ends; then the last signal's number, if one came."""
+        self._find(ref)
+        self.asked.append(("follow_exec", ref, request))
+        self.inputs = asyncio.Queue()
+        try:
+            yield ExecEvent(kind="started", id="e1")
+            while request.stdin and (data := await self.inputs.get()):
+                yield ExecEvent(kind="stdout", data_base64=base64.b64encode(data).decode())
+            if request.argv == ("break",):
+                raise GuestError("The guest went away.")
+            yield ExecEvent(kind="exited", exit_code=3)
+        finally:
+            self.asked.append(("ended",))
+
+    async def write_exec(self, exec_id: str, data: bytes, end: bool) -> None:
+        if exec_id != "e1":
+            raise NotFoundError(f"No command {exec_id!r} is followed.")
+        if data:
+            await self.inputs.put(data)
+        if end:
+            await self.inputs.put(b"")
+
+    async def signal_exec(self, exec_id: str, name: str) -> None:
+        self.asked.append(("signal_exec", exec_id, name))
+        await self.inputs.put(b"")
+
+    async def try_command(self, ref: str, request: TryCommand, by_uid: int | None) -> Task:
+        view = self._find(ref)
+        self.asked.append(("try_command", ref, request))
+        report = TryReport(source=view.name, clone="c", clone_id="1", kept=False, network="try", exit_code=4)
+        return await self._task("try", view.name, report, by_uid)
+
+    async def task_output(self, task_id: str) -> AsyncGenerator[ExecEvent, None]:
+        self.tasks.get(task_id)
+        yield ExecEvent(kind="started")
+        yield ExecEvent(kind="stderr", data_base64="aGk=")
 
     async def set_pool(self, ref: str, request: SetPool) -> PoolView:
         view = self._find(ref)

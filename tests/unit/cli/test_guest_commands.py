@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import shlex
@@ -33,16 +32,16 @@ def test_exec_hands_the_command_over_as_it_is(client: FakeClient, dashes: list[s
     client.exec_result = said("hello\n")
     result = run(client, "vm", "exec", "web", *dashes, "sh", "-c", "echo $X", "--json", "-q", "--help")
     assert (result.exit_code, result.stdout) == (0, "hello\n")
-    ((ref, request),) = client.asked("exec_in_vm")
+    ((ref, request),) = client.asked("follow_exec")
     assert ref == "web"
     assert request.argv == ("sh", "-c", "echo $X", "--json", "-q", "--help")
-    assert request.stdin_base64 is None
+    assert not request.stdin
 
 
 def test_exec_options_stand_before_the_vm(client: FakeClient) -> None:
     run(client, "vm", "exec", "-i", "--timeout", "5m", "-e", "A=b", "web", "tee", "f", stdin=b"\x00data")
-    ((_, request),) = client.asked("exec_in_vm")
-    assert base64.b64decode(request.stdin_base64) == b"\x00data"
+    ((_, request),) = client.asked("follow_exec")
+    assert client.asked("write_exec") == [("e1", b"\x00data", False), ("e1", b"", True)]
     assert (request.timeout_s, request.env, request.argv) == (300, {"A": "b"}, ("tee", "f"))
 
 
@@ -74,14 +73,14 @@ def test_exec_needs_a_command(client: FakeClient) -> None:
 
 
 def test_exec_failing_itself_is_an_error(client: FakeClient) -> None:
-    client.fails["exec_in_vm"] = GuestError("The agent does not answer.", hint="Is it installed?")
+    client.fails["follow_exec"] = GuestError("The agent does not answer.", hint="Is it installed?")
     result = run(client, "vm", "exec", "web", "true")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == "error: The agent does not answer.\nhint: Is it installed?\n"
 
 
 def test_exec_can_wait_for_a_guest_that_is_coming_up(client: FakeClient) -> None:
-    answers = iter([None, None, said(""), said("up\n")])
+    answers = iter([None, None, said("")])
 
     def answer(ref: str, request: Exec) -> ExecResult:
         result = next(answers)
@@ -90,8 +89,9 @@ def test_exec_can_wait_for_a_guest_that_is_coming_up(client: FakeClient) -> None
         return result
 
     client.on_exec = answer
+    client.exec_result = said("up\n")
     assert run(client, "vm", "exec", "--wait", "1m", "web", "uptime").stdout == "up\n"
-    assert [request.argv for _, request in client.asked("exec_in_vm")] == [("/bin/true",)] * 3 + [("uptime",)]
+    assert [request.argv for _, request in client.asked("exec_in_vm")] == [("/bin/true",)] * 3
 
 
 def test_exec_does_not_wait_for_a_vm_that_is_off(client: FakeClient) -> None:
