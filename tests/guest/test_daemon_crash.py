@@ -16,8 +16,9 @@ import pytest
 
 from ramet.api import Client
 from ramet.errors import RametError
-from ramet.machine.steps import CLONE_STEPS, FREEZE_STEPS, FROZEN_CLONE_STEPS, THAW_STEPS
+from ramet.machine.steps import CLONE_STEPS, FREEZE_STEPS, FROZEN_CLONE_STEPS, IDENTITY_STEPS, THAW_STEPS
 from ramet.model.host import Task, TaskState
+from ramet.model.identity import IdentityState
 from ramet.model.machine import VmState
 from ramet.model.requests import BuildImage, CloneVm, CreateVm, DiskRequest, Exec, NicRequest
 from tests.guest.leaks import left_behind
@@ -186,5 +187,26 @@ def test_killed_while_freezing_cloning_the_frozen_or_thawing(daemon: Daemon, ste
     is_whole(client, "source")
     inventory_is_true(client, daemon, {"source", "kid", "second"})
     assert not list((daemon.state_dir / "moments").iterdir())
+    remove_clones(client)
+    daemon.stop()
+
+
+@pytest.mark.parametrize("step", ["clone.running", *IDENTITY_STEPS])
+def test_killed_while_a_clone_becomes_itself(daemon: Daemon, step: str) -> None:
+    """It stays off the network until the next daemon has heard its guest acknowledge."""
+    client = daemon.start(kill_at=step)
+    with pytest.raises(RametError):
+        until_killed(client, client.clone_vm("source", CloneVm(names=("kid",))))
+    daemon.wait_killed()
+    client = daemon.start()
+    for task in client.list_tasks():
+        if task.kind == "host.identities":
+            finish(client, task)
+    kid = client.show_vm("kid")
+    assert kid.identity.state is IdentityState.ACKNOWLEDGED
+    assert sh(client, "kid", "hostname") == "kid"
+    assert sh(client, "kid", "cat /sys/class/net/eth0/carrier") == "1"
+    assert sh(client, "kid", "cat /sys/class/net/eth0/address") == kid.nics[0].mac
+    is_whole(client, "source")
     remove_clones(client)
     daemon.stop()

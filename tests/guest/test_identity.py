@@ -7,10 +7,14 @@ import re
 
 import pytest
 
-from ramet.errors import ConflictError, GuestError, StateError, UsageError
+from ramet.clone import seedling
+from ramet.clone.seedling import Seedling
+from ramet.errors import CapacityError, ConflictError, GuestError, StateError, UsageError
 from ramet.host.selftest import finish
 from ramet.host.service import Host
+from ramet.machine.live import LiveMachine
 from ramet.model.identity import IdentityState, Part
+from ramet.model.machine import Vm
 from ramet.model.requests import AddDisk, ChangeVm, CloneVm, NicChange, NicRequest
 from ramet.model.views import CloneResult
 from tests.guest.conftest import Guests
@@ -233,3 +237,36 @@ async def test_a_cancelled_request_leaves_nothing(host: Host, guests: Guests, so
     done = await host.tasks.wait(task.id, 60)
     assert done.state.value == "cancelled"
     assert {vm.name for vm in await host.list_vms()} == before
+
+
+async def test_one_that_fails_costs_no_other(
+    host: Host, guests: Guests, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = seedling.prepare
+
+    async def prepare(live: LiveMachine, record: Vm, parents: dict[str, str]) -> Seedling:
+        if record.name == "part-2":
+            raise CapacityError("The disk is full.", hint="Make room.")
+        return await real(live, record, parents)
+
+    monkeypatch.setattr("ramet.clone.growth.prepare", prepare)
+    good, bad, other = await clone(host, guests, source, CloneVm(name="part-{n}", count=3))
+    assert (good.ok, other.ok) == (True, True)
+    assert good.identity is other.identity is IdentityState.ACKNOWLEDGED
+    assert not bad.ok
+    assert bad.error is not None
+    assert (bad.error["message"], bad.error["hint"]) == ("The disk is full.", "Make room.")
+    assert {vm.name for vm in await host.list_vms() if vm.name.startswith("part")} == {"part-1", "part-3"}
+    assert await guests.sh(source, "tail -1 /run/memcheck | grep -c OK") == "1"
+
+
+async def test_if_all_fail_the_request_fails(
+    host: Host, guests: Guests, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def prepare(live: LiveMachine, record: Vm, parents: dict[str, str]) -> Seedling:
+        raise CapacityError("The disk is full.")
+
+    monkeypatch.setattr("ramet.clone.growth.prepare", prepare)
+    with pytest.raises(CapacityError, match="full"):
+        await clone(host, guests, source, CloneVm(name="none-{n}", count=2))
+    assert not [vm for vm in await host.list_vms() if vm.name.startswith("none")]

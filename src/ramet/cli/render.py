@@ -124,7 +124,19 @@ def _vm_facts(vm: VmView, now: float) -> list[tuple[str, str]]:
         ("up", duration(now - vm.started_at) if vm.started_at and vm.pid else ""),
         ("created", f"{clock(vm.created_at)} ({when(vm.created_at, now)})" if vm.created_at else ""),
         ("cloned from", _lineage(vm, now)),
+        ("identity", _identity(vm)),
+        ("goes", f"in {duration(vm.expires_at - now)}, when its time is over" if vm.expires_at else ""),
     ]
+
+
+def _identity(vm: VmView) -> str:
+    """Nothing for a VM that was not cloned with one."""
+    said = vm.identity.acknowledgement
+    if vm.identity.problem:
+        return f"none, off the network: {vm.identity.problem}"
+    if vm.identity.holds_links_down:
+        return "being set, off the network meanwhile"
+    return f"its own, {said.hostname or 'hostname unchanged'}, generation {said.generation}" if said else ""
 
 
 def _lineage(vm: VmView, now: float) -> str:

@@ -21,6 +21,7 @@ from ramet.errors import GuestError, RametError, StateError
 from ramet.guest.identity import apply
 from ramet.machine.lifecycle import Operation, next_state
 from ramet.machine.live import LiveMachine
+from ramet.machine.steps import reach
 from ramet.machine.wiring import attach_nic
 from ramet.model.identity import Acknowledgement, Identity, IdentityState, Plan
 from ramet.model.machine import Nic
@@ -41,12 +42,15 @@ async def give(live: LiveMachine, guard: Guard | None = None) -> Acknowledgement
         raise StateError(f"{live.name!r} was cloned bare.", hint="Clone it without --bare.", state="", operation="")
     next_state(live.vm.state, Operation.REACH_GUEST, name=live.name)
     try:
+        reach("identity.begun")
         acknowledgement = await _ask(live, plan)
+        reach("identity.acknowledged")
         await _set_guards(live, guard)
     except (RametError, OSError, TimeoutError) as exc:
         await _failed(live, plan, exc)
         raise
     await live.change(identity=Identity(state=IdentityState.ACKNOWLEDGED, plan=plan, acknowledgement=acknowledgement))
+    reach("identity.recorded")
     await open_links(live)
     live.rooms.book.emit("vm.identified", f"{live.name} is a machine of its own.", live.vm)
     return acknowledgement

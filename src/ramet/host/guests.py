@@ -106,7 +106,7 @@ class GuestDesk:
             interfaces = await live.agent.interfaces()
         except RametError:
             return None
-        macs = {nic.mac for nic in live.vm.machine.nics if nic.connected and not nic.is_user_mode}
+        nics = {nic.mac: nic for nic in live.vm.machine.nics if nic.connected and not nic.is_user_mode}
         for interface in interfaces:
             found = [address.address for address in interface.addresses if address.kind == "ipv4"]
             if interface.mac in nics and found:

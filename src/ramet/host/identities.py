@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
-from ramet.clone.identity import accept_bare, give, guard_of, wait_on_network
+from ramet.clone.identity import accept_bare, give, guard_of, open_links, wait_on_network
 from ramet.clone.quiesce import Quiesced, wake
 from ramet.errors import RametError, StateError
 from ramet.host.floor import Floor
@@ -104,21 +104,29 @@ class IdentityDesk:
     # -- after a restart -------------------------------------------------------------------------------------------
 
     async def resume(self) -> None:
-        """Clones whose identity a former daemon did not see acknowledged are asked again, in the background."""
-        due = [
-            live
-            for live in self._floor.machines.values()
-            if live.vm.identity.state is IdentityState.PENDING and live.vm.state is VmState.RUNNING
-        ]
-        if not due:
+        """In the background: clones whose identity a former daemon did not see acknowledged are asked again, and those
+        that it saw may still lack their links."""
+        clones = [live for live in self._floor.machines.values() if live.vm.state is VmState.RUNNING]
+        due = [live for live in clones if live.vm.identity.state is IdentityState.PENDING]
+        unsure = [live for live in clones if live.vm.identity.state is IdentityState.ACKNOWLEDGED]
+        if not due and not unsure:
             return
 
         async def work(handle: TaskHandle) -> None:
             async with asyncio.TaskGroup() as group:
                 for live in due:
                     group.create_task(self._resume_one(live), name=f"identity of {live.name}")
+                for live in unsure:
+                    group.create_task(self._link_up(live), name=f"links of {live.name}")
 
-        await self._tasks.start("host.identities", f"{len(due)} clones", work, cancellable=True)
+        await self._tasks.start("host.identities", f"{len(due) + len(unsure)} clones", work, cancellable=True)
+
+    async def _link_up(self, live: LiveMachine) -> None:
+        async with self._gate:
+            try:
+                await open_links(live)
+            except (RametError, OSError) as exc:
+                log.warning("a clone's links could not be brought up", vm=live.name, error=str(exc))
 
     async def _resume_one(self, live: LiveMachine) -> None:
         async with self._gate:

@@ -21,6 +21,7 @@ CLONE_STEPS = (
 FREEZE_STEPS = ("freeze.journalled", "freeze.stopped", "freeze.taken", "freeze.written", "freeze.recorded")
 FROZEN_CLONE_STEPS = tuple(step for step in CLONE_STEPS if step not in ("clone.stopped", "clone.taken"))
 THAW_STEPS = ("thaw.journalled", "thaw.continued")
+IDENTITY_STEPS = ("identity.begun", "identity.acknowledged", "identity.recorded")
 POOL_GROW_STEPS = ("pool.journalled", "pool.prepared", "pool.forked", "pool.loaded", "pool.recorded")
 POOL_TAKE_STEPS = ("pool.taken", "pool.running")
 POOL_DROP_STEPS = ("pool.dropping", "pool.forgotten")

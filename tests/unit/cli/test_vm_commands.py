@@ -176,7 +176,7 @@ Memory
   QEMU itself  15 MiB
 
 Network
-  net0  virtio  52:54:00:00:00:01  default  connected  fe80::1, 10.9.0.5
+  net0  virtio  52:54:01:61:2f:7a  default  connected  fe80::1, 10.9.0.5
 
 Disks
   disk0  4 GiB, 2 layers
