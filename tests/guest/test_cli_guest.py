@@ -111,6 +111,93 @@ def test_files_and_commands(ramet: Ramet, tmp_path: Path) -> None:
     assert ramet("vm", "exec", "-i", "web", "--", "sh", "-c", "cat; exit 3", stdin=b"said\n", code=3) == "said\n"
 
 
+def test_folders_go_in_and_out(ramet: Ramet, tmp_path: Path) -> None:
+    folder = tmp_path / "site"
+    (folder / "deep" / "er").mkdir(parents=True)
+    (folder / "deep" / "er" / "data").write_bytes(os.urandom(2_000_000))
+    (folder / "run me").write_text("#!/bin/sh\n")
+    (folder / "run me").chmod(0o755)
+    (folder / "link").symlink_to("run me")
+    ramet("vm", "cp", "-r", str(folder), "web:/srv/")
+    assert (
+        ramet("vm", "exec", "web", "--", "sh", "-c", "cd /srv/site && readlink link && ls deep/er") == "run me\ndata\n"
+    )
+    ramet("vm", "cp", "-r", "web:/srv/site", str(tmp_path / "back"))
+    assert (tmp_path / "back" / "deep/er/data").read_bytes() == (folder / "deep/er/data").read_bytes()
+    assert (tmp_path / "back" / "run me").stat().st_mode & 0o777 == 0o755
+    ramet("vm", "cp", "-r", "web:/nowhere", str(tmp_path / "none"), code=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "site"]
+
+
+def start(ramet: Ramet, *args: str) -> subprocess.Popen[bytes]:
+    argv = [*PROGRAM, "--state", str(ramet.state), *args]
+    return subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_a_command_talks_while_it_runs(ramet: Ramet) -> None:
+    with start(
+        ramet, "vm", "exec", "-i", "web", "--", "sh", "-c", "echo ready; while read x; do echo got $x; done"
+    ) as run:
+        assert run.stdin is not None
+        assert run.stdout is not None
+        assert run.stdout.readline() == b"ready\n"
+        for word in (b"one", b"two"):
+            run.stdin.write(word + b"\n")
+            run.stdin.flush()
+            assert run.stdout.readline() == b"got " + word + b"\n"
+        run.stdin.close()
+        assert run.wait(60) == 0
+
+
+def test_ctrl_c_ends_the_command_in_the_guest(ramet: Ramet) -> None:
+    with start(ramet, "vm", "exec", "web", "--", "sh", "-c", "echo ready; sleep 3333") as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == b"ready\n"
+        run.send_signal(signal.SIGINT)
+        assert run.wait(60) == 130
+    left = "ps | grep 3333 | grep -v grep; ls -d /run/ramet-*"
+    assert ramet("vm", "exec", "web", "--", "sh", "-c", f"{left}; true") == ""
+
+
+def test_who_vanishes_takes_the_command_along(ramet: Ramet) -> None:
+    with start(ramet, "vm", "exec", "web", "--", "sh", "-c", "echo ready; sleep 3434") as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == b"ready\n"
+        run.kill()
+    gone = "while ps | grep -q '[s]leep 3434'; do sleep 0.1; done"
+    ramet("vm", "exec", "--timeout", "60s", "web", "--", "sh", "-c", gone)
+
+
+def test_a_trial_prints_reports_and_leaves_nothing(ramet: Ramet) -> None:
+    with start(ramet, "try", "web", "--", "sh", "-c", "echo tried; touch /root/tried; exit 5") as run:
+        out, err = run.communicate(timeout=120)
+    assert (run.returncode, out) == (5, b"tried\n")
+    assert b"+ /root/tried" in err
+    assert b"exit status 5 after " in err
+    assert ramet("vm", "ls", "-q") == "web\n"
+
+
+def test_an_interrupted_trial_leaves_nothing(ramet: Ramet) -> None:
+    with start(ramet, "try", "web", "--", "sh", "-c", "echo ready; sleep 1000") as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == b"ready\n"
+        run.send_signal(signal.SIGINT)
+        assert run.wait(120) == 130
+    assert ramet("vm", "ls", "-q") == "web\n"
+
+
+def test_a_trial_survives_no_restart_of_the_daemon(ramet: Ramet) -> None:
+    with start(ramet, "try", "web", "--", "sh", "-c", "echo ready; sleep 1000") as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == b"ready\n"
+        pidfd = os.pidfd_open(int((ramet.state / "run" / "daemon.lock").read_text()))
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        os.close(pidfd)
+        assert run.wait(120) == 1
+    assert ramet("vm", "ls", "-q") == "web\n"
+    assert "running" in ramet("vm", "show", "web")
+
+
 def test_a_forwarded_port_reaches_the_guest(ramet: Ramet) -> None:
     ramet("vm", "exec", "web", "--", "sh", "-c", "mkdir /w && echo hello > /w/x && httpd -p 8000 -h /w")
     argv = [*PROGRAM, "--state", str(ramet.state), "forward", "web", "0:8000", "--json"]

@@ -45,6 +45,7 @@ def register(app: typer.Typer, vm: typer.Typer) -> None:
             "ramet vm cp app.conf web:/etc/app.conf",
             "ramet vm cp web:/var/log/syslog .",
             "ramet vm cp web:/etc/os-release -",
+            "ramet vm cp -r site web:/srv/www",
         ),
     )(cp)
     command(vm, "console", examples=("ramet vm console web    # Ctrl-] ends it", "ramet vm console web --log"))(console)
@@ -112,18 +113,49 @@ def cp(
     mode: Annotated[
         str | None, typer.Option("--mode", metavar="OCTAL", help="Of a file copied in; default: its own.")
     ] = None,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="Folders with all that is in them; the guest needs tar.")
+    ] = False,
 ) -> None:
-    """Copy one file into a guest or out of it, by the guest agent."""
+    """Copy a file into a guest or out of it, by the guest agent; with -r a folder.
+
+    A TARGET that ends with / is a folder to copy into. Of folders copied in, everything belongs to root.
+    """
     from ramet.cli import parsing
     from ramet.errors import UsageError
 
     inside, outside = parsing.guest_path(target), parsing.guest_path(source)
     if (inside is None) == (outside is None):
         raise UsageError("One of the two must be a path in a guest.", hint="Write it like web:/etc/hosts.")
-    if inside is not None:
+    if inside is not None and recursive and Path(source).expanduser().is_dir():
+        _folder_in(session, Path(source).expanduser(), *inside)
+    elif inside is not None:
         _copy_in(session, source, *inside, mode)
+    elif outside is not None and recursive:
+        _folder_out(session, *outside, target)
     elif outside is not None:
         _copy_out(session, *outside, target)
+
+
+def _folder_in(session: Session, folder: Path, vm: str, path: str) -> None:
+    from ramet.cli import folders
+
+    path = path + folder.resolve().name if path.endswith("/") else path
+    count = folders.copy_in(session.client, session.vm(vm), folder, path)
+    session.show({"bytes": count, "vm": vm, "path": path}, lambda: session.out.note(f"{size(count)} to {vm}:{path}"))
+
+
+def _folder_out(session: Session, vm: str, path: str, target: str) -> None:
+    from ramet.cli import folders
+    from ramet.errors import ConflictError
+
+    folder = Path(target).expanduser()
+    if target.endswith("/") or folder.is_dir():
+        folder = folder / Path(path).name
+    if folder.exists():
+        raise ConflictError(f"{folder} is there already.", hint="Remove it, or choose another name.")
+    count = folders.copy_out(session.client, session.vm(vm), path, folder)
+    session.show({"bytes": count, "vm": vm, "path": path}, lambda: session.out.note(f"{size(count)} to {folder}"))
 
 
 def _copy_in(session: Session, source: str, vm: str, path: str, mode: str | None) -> None:
@@ -138,7 +170,7 @@ def _copy_in(session: Session, source: str, vm: str, path: str, mode: str | None
     else:
         file = Path(source).expanduser()
         if file.is_dir():
-            raise UsageError(f"{source} is a folder; single files can be copied.", hint="Pack it with tar first.")
+            raise UsageError(f"{source} is a folder.", hint="Copy it with -r.")
         data, own = file.read_bytes(), file.stat().st_mode & 0o7777
         path = path + file.name if path.endswith("/") else path
     session.client.write_file(session.vm(vm), path, data, own if bits is None else bits)

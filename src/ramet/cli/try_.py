@@ -82,14 +82,14 @@ def try_(
 def _to_the_end(session: Session, task: Task, collected: Collected) -> Task:
     """Until the clone is removed, too. The first Ctrl-C cancels the trial, the second leaves it alone."""
     from ramet.cli.follow import interrupts
-    from ramet.errors import NotFoundError
+    from ramet.errors import NotFoundError, PeerError
 
     client = session.client
     with interrupts(lambda count: _cancel(session, task), ready=lambda: True, most=1):
         try:
             for event in client.task_output(task.id):
                 collected.take(event)
-        except NotFoundError:  # the daemon was restarted meanwhile: the task says what that came to
+        except (NotFoundError, PeerError):  # the daemon ended meanwhile: the task says what that came to
             pass
         return client.wait_task(task)
 

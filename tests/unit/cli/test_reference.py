@@ -17,9 +17,9 @@ from tests.unit.cli.cli_kit import FakeClient, run
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "cli.md"
 
 EXPECTED = """
-doctor serve demo version clone tree ssh forward events
+doctor serve demo version clone try tree ssh forward events
 image build|import|ls|rm
-vm create|ls|show|start|stop|restart|suspend|resume|freeze|thaw|rename|set|exec|cp|console|screenshot|rm
+vm create|ls|show|start|stop|restart|suspend|resume|freeze|thaw|rename|set|identify|exec|cp|console|screenshot|rm
 vm disk add|grow|export|rm
 vm nic add|set|rm
 network create|ls|rm|set|show
