@@ -29,6 +29,8 @@ _MAX_TEXT = 4096
 _MAX_LISTED = 5000
 _KINDS: Mapping[str, Literal["file", "folder", "link", "other"]] = {"f": "file", "d": "folder", "l": "link"}
 _INSTALLED = "ii"
+_END_WHEN_IDLE = {f"systemd-{name}.service" for name in ("hostnamed", "localed", "timedated")}
+"""They come when they are asked something, and go by themselves some seconds later."""
 
 
 @dataclass
@@ -179,7 +181,7 @@ def _shown(package: tuple[str, str] | None) -> str | None:
 
 
 def _services(before: Observation, after: Observation) -> Iterable[ServiceChange]:
-    for name in sorted({*before.services, *after.services}):
+    for name in sorted({*before.services, *after.services} - _END_WHEN_IDLE):
         old = before.services.get(name, ("inactive", "", ""))
         new = after.services.get(name, ("inactive", "gone", ""))
         change = _service_change(old, new)
