@@ -189,7 +189,14 @@ def _clone_nic(live: LiveMachine, nic: Nic, change: NicChange | None, request: C
     connected = wanted and not request.disconnect_nics
     if change is not None and change.connected is not None:
         connected = change.connected and not request.disconnect_nics
-    return nic.changed(network=network, connected=connected, **_own_or_fenced(live, nic, network, change))
+    cloned = nic.changed(network=network, connected=connected, **_own_or_fenced(live, nic, network, change))
+    if cloned.fence is not None and request.total > 1:
+        raise UsageError(
+            f"The fence {cloned.fence!r} has room for one clone of {live.name!r}, and several are asked for.",
+            hint="Leave the fence out: each gets its own. Or clone them one by one, into fences of other names.",
+        )
+    live.rooms.networks.check_fence(cloned)
+    return cloned
 
 
 def _own_or_fenced(live: LiveMachine, nic: Nic, network: str | None, change: NicChange | None) -> dict[str, object]:

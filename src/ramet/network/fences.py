@@ -82,8 +82,18 @@ class Fences:
                 raise
             return claim
 
+    def check(self, nic: Nic, group: Network) -> None:
+        """Raises ConflictError when the fence that the NIC names has no place for it."""
+        if nic.fence is not None:
+            fence, inside = self._fence(group, nic.fence), _inside_or_default(nic, group)
+            address = fence.cidr.partition("/")[0]
+            parts.check_member(
+                Claim(network=group.name, holder="", mac=nic.mac, address=address, fence=nic.fence, inside=inside),
+                fence,
+            )
+
     def _claim(self, tap: str, nic: Nic, group: Network, name: str, known: Mapping[str, str]) -> Claim:
-        inside = nic.inside or Inside(network=group.name, cidr=INSIDE_CIDR)
+        inside = _inside_or_default(nic, group)
         fence = self._fence(group, name)
         present = self._ledger.get(group.name, tap)
         inner = present.inner if present is not None and present.inside == inside else None
@@ -286,6 +296,10 @@ class Fences:
                 for namespace in parts.namespaces_of(self._namespace.name):
                     await end_all("dnsmasq", f"--conf-file={self._directory}/fence-")
                     await asyncio.to_thread(namespace.remove)
+
+
+def _inside_or_default(nic: Nic, group: Network) -> Inside:
+    return nic.inside or Inside(network=group.name, cidr=INSIDE_CIDR)
 
 
 async def _is_ready(files: Path) -> bool:

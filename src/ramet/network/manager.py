@@ -428,6 +428,12 @@ class Networks:
         group = self._groups.get(nic.network or "")
         return group is not None and group.fenced
 
+    def check_fence(self, nic: Nic) -> None:
+        """Before anything is made: raises ConflictError when the fence that the NIC names has no place for it."""
+        group = self._groups.get(nic.network or "")
+        if group is not None and group.fenced:
+            self._fences.check(nic, group)
+
     async def told_address(self, vm_id: str, nic: Nic, address: str) -> None:
         """A fenced guest's own word on its address, where DHCP did not give it and nothing was seen of it yet."""
         group = self._group(nic.network or "")
