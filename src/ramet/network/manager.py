@@ -177,11 +177,13 @@ class Networks:
         """
         self._check()
         async with self._changing:
-            for network in networks:
-                complete = network.changed(bridge=portgroups.bridge_name(network.name))
+            all_ = [network.changed(bridge=portgroups.bridge_name(network.name)) for network in networks]
+            # All at once: rules are rendered from what is known, and none may be missing while others are restored.
+            self._groups.update({network.name: network for network in all_})
+            for network in all_:
                 self._failures.pop(network.name, None)
                 try:
-                    await self._establish(complete, insist=True)
+                    await self._establish(network, insist=True)
                 except (RametError, OSError) as exc:
                     self._failures[network.name] = f"Port group {network.name!r} is not whole: {exc}"
                     logger.warning("%s", self._failures[network.name])

@@ -127,7 +127,7 @@ async def test_uplinks_and_rules_after_a_kill(tmp_path: Path, step: str) -> None
             strict = WIRE.changed(egress_default="deny", egress=(https,))
             await daemon_killed_at(step, lab, host, [strict], [])
             await lab.restart()
-            await lab.networks.restore([strict])
+            await lab.networks.restore([LAB, strict, COPIES])
             assert lab.networks.warnings == []
             guest = await lab.guest("wire", "203.0.113.9/24")
             assert await reaches_port(guest, "203.0.113.1", 443)

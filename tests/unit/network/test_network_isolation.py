@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
+import pytest
+
+from ramet.errors import ToolError
 from ramet.model.host import Network
 from ramet.network.firewall import Guard
-from tests.unit.network.network_kit import Lab, exchange, is_answered, needs_privilege
+from tests.unit.network.network_kit import Lab, Room, exchange, is_answered, needs_privilege
+from tests.unit.network.test_network_services import Listener, connects
 
 pytestmark = needs_privilege
 
@@ -27,13 +32,31 @@ async def test_port_groups_never_reach_each_other(tmp_path: Path) -> None:
 
 
 async def test_an_isolated_port_group_has_its_members_only(tmp_path: Path) -> None:
-    async with Lab(tmp_path) as lab:
-        await lab.networks.ensure(Network(name="a", cidr="10.99.0.0/24", dhcp=True, isolated=True))
-        one, two = await lab.guest("a"), await lab.guest("a")
-        given = [await guest.dhcp() for guest in (one, two)]
-        assert given[0]["router"] == ""
-        assert await one.reaches(given[1]["ip"])
-        assert not await one.reaches("10.99.0.1")
+    """Not the gateway, not the namespace's other addresses, no other port group, not the world behind its NAT: also
+    when the guest routes there by hand, or speaks in another's name."""
+    async with Room() as host, Room() as world:
+        await host.join(world, "wan", "198.51.100.1/24", "198.51.100.2/24")
+        await host.run("ip", "route", "add", "default", "via", "198.51.100.2")
+        async with Lab(tmp_path, outside=host) as lab, Listener(world, "198.51.100.2"):
+            await lab.networks.ensure(Network(name="a", cidr="10.99.0.0/24", dhcp=True, isolated=True))
+            await lab.networks.ensure(Network(name="b", cidr="10.99.1.0/24", dhcp=True, nat=True))
+            one, two, other = await lab.guest("a"), await lab.guest("a"), await lab.guest("b", "10.99.1.11/24")
+            given = [await guest.dhcp() for guest in (one, two)]
+            assert given[0]["router"] == ""
+            assert await one.reaches(given[1]["ip"])
+            with await two.thread.run(socket.create_server, (given[1]["ip"], 80)):
+                assert await connects(one, given[1]["ip"])
+            await one.run("ip", "route", "add", "default", "via", "10.99.0.1")
+            for address in ("10.99.0.1", "10.99.1.1", "10.99.1.11", "169.254.77.2", "169.254.77.1", "198.51.100.2"):
+                assert not await one.reaches(address), address
+            assert not await connects(one, "198.51.100.2")
+            assert not await other.reaches(given[0]["ip"])
+            with pytest.raises(ToolError):  # names of the world would be a way out, too
+                await one.run("busybox", "nslookup", "-type=a", "elsewhere.example", "10.99.0.1")
+            await one.set_address("10.99.1.12/24")  # as a member of the other
+            await one.run("ip", "route", "replace", "default", "via", "10.99.0.1", "src", "10.99.1.12")
+            assert not await connects(one, "198.51.100.2")
+            assert not await one.reaches("10.99.1.11")
 
 
 async def test_a_tap_moves_live(tmp_path: Path) -> None:
