@@ -31,6 +31,7 @@ from ramet.model.machine import (
 )
 from ramet.model.requests import CreateVm, DiskRequest, NicRequest
 from ramet.model.units import MIB, format_bytes, new_id
+from ramet.network.fences import check_fence
 from ramet.storage.layers import Layer, full_disk
 
 DEFAULT_MEMORY_MIB = 512
@@ -176,8 +177,10 @@ def _nics(floor: Floor, request: CreateVm) -> tuple[Nic, ...]:
         known = floor.inventory.networks.get(DEFAULT_NETWORK)
         wanted = (NicRequest(network=DEFAULT_NETWORK if known else USER_NETWORK),)
     for nic in wanted:
+        named = None
         if nic.network not in (None, USER_NETWORK):
-            floor.inventory.networks.find(str(nic.network))
+            named = floor.inventory.networks.find(str(nic.network))
+        check_fence(named, nic.fence)
     return tuple(
         Nic.model_validate({"id": f"net{n}", **nic.model_dump(exclude_none=True), "network": nic.network})
         for n, nic in enumerate(wanted)

@@ -12,7 +12,7 @@ from ramet.machine.wiring import attach_nic, disk_chain
 from ramet.model.machine import USER_NETWORK, Disk, Display, Nic, VmState
 from ramet.model.requests import NicChange, NicRequest
 from ramet.model.units import MIB, format_bytes, new_id, new_mac
-from ramet.network.fences import placement
+from ramet.network.fences import check_fence, placement
 from ramet.storage.images import grow
 from ramet.storage.qcow2 import MAX_SIZE_BYTES
 
@@ -85,7 +85,7 @@ async def change_nic(live: LiveMachine, change: NicChange) -> None:
 
 
 def _placement(live: LiveMachine, nic: Nic, change: NicChange) -> dict[str, object]:
-    """Into a fence, out of one, or neither. What leaves its fence has its source's MAC address, and must not keep it."""
+    """Into a fence, out of one, or neither. What leaves its fence must not keep its source's MAC address."""
     stays = change.network is None or change.network == (nic.network or "")
     if stays and (change.fence is None or change.fence == nic.fence):
         return {}
@@ -132,6 +132,7 @@ async def add_nic(live: LiveMachine, request: NicRequest) -> None:
     data = request.model_dump(exclude_none=True)
     nic = Nic.model_validate({"id": nic_id, **data, "network": request.network})
     _require_network(live, nic)
+    check_fence(live.rooms.book.network(nic.network) if nic.network else None, nic.fence)
     machine = live.vm.machine.changed(nics=(*live.vm.machine.nics, nic))
     if live.vm.is_on:
         await _plug_nic(live, nic)

@@ -313,12 +313,17 @@ def placement(
 
     Raises UsageError for a fence on a port group that has none.
     """
+    check_fence(target, fence)
     if target is None or not target.fenced:
-        if fence is not None:
-            where = f"Port group {target.name!r} is not fenced" if target else "It is in no port group"
-            raise UsageError(f"{where}: there is no fence {fence!r}.", hint="See 'ramet network ls'.")
         return {"fence": None, "inside": None}
     inside = nic.inside
     if inside is None and source is not None:
         inside = Inside(network=source.name, cidr=INSIDE_CIDR if source.fenced else source.cidr)
     return {"fence": fence, "inside": inside}
+
+
+def check_fence(target: Network | None, fence: str | None) -> None:
+    """Raises UsageError for a fence where there are none."""
+    if fence is not None and (target is None or not target.fenced):
+        where = f"Port group {target.name!r} is not fenced" if target else "It is in no port group"
+        raise UsageError(f"{where}: there is no fence {fence!r}.", hint="See 'ramet network ls'.")
