@@ -34,6 +34,7 @@ _MAX_BYTES = 64 * 1024
 _MAX_LINES = 400
 _MAX_TEXT = 500
 _MAX_ITEMS = 64
+_GENERATION = re.compile(r"[A-Za-z0-9-]{1,64}")
 _HOSTNAME = re.compile(r"[A-Za-z0-9.-]{1,64}")
 _MACHINE_ID = re.compile(r"[0-9a-f]{32}")
 _KIND = re.compile(r"[a-z0-9-]{1,32}")
@@ -221,8 +222,10 @@ class _Answer:
             case "problem":
                 part, _, why = value.partition(" ")
                 self.problem = part, why
-            case "generation" | "random":
+            case "random":
                 self.values[key] = value
+            case "generation":
+                self.values[key] = _matching(_GENERATION, value, key)
             case "hostname":
                 self.values[key] = _matching(_HOSTNAME, value, key)
             case "machine-id":
