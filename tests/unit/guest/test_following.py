@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ramet.errors import GuestError, StateError, UsageError
+from ramet.guest import following
 from ramet.guest.agent import Agent
 from ramet.guest.following import Following, follow
 from ramet.testing.local_agent import LocalAgent
@@ -138,14 +139,14 @@ async def test_without_input_there_is_an_end_at_once(agent: Agent) -> None:
 
 
 async def test_an_interrupt_ends_the_command_and_all_of_it(agent: Agent) -> None:
-    async with follow(agent, ["sh", "-c", "echo up; sleep 4242 | cat"]) as command:
+    async with follow(agent, ["sh", "-c", "echo up; sleep 987654242 | cat"]) as command:
         output = command.output()
         assert (await anext(output)).data == b"up\n"
         await command.signal("INT")
         assert [piece async for piece in output] == []
         assert command.outcome is not None
         assert command.outcome.signal == 2
-    assert not processes_with("4242")
+    assert not processes_with("987654242")
 
 
 async def test_a_command_may_catch_the_interrupt(agent: Agent) -> None:
@@ -160,16 +161,18 @@ async def test_a_command_may_catch_the_interrupt(agent: Agent) -> None:
 
 
 async def test_leaving_early_kills(agent: Agent) -> None:
-    async with follow(agent, ["sh", "-c", "trap '' INT TERM HUP; echo up; sleep 4343; sleep 4343"]) as command:
+    async with follow(
+        agent, ["sh", "-c", "trap '' INT TERM HUP; echo up; sleep 987654343; sleep 987654343"]
+    ) as command:
         assert await first(command) == b"up\n"
-    assert not processes_with("4343")
+    assert not processes_with("987654343")
 
 
 async def test_cancelling_kills(agent: Agent) -> None:
     up = asyncio.Event()
 
     async def work() -> None:
-        async with follow(agent, ["sh", "-c", "echo up; sleep 4444"]) as command:
+        async with follow(agent, ["sh", "-c", "echo up; sleep 987654444"]) as command:
             async for _ in command.output():
                 up.set()
 
@@ -178,7 +181,7 @@ async def test_cancelling_kills(agent: Agent) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert not processes_with("4444")
+    assert not processes_with("987654444")
 
 
 async def test_a_command_that_is_not_there(agent: Agent) -> None:
@@ -198,7 +201,7 @@ async def test_what_the_command_leaves_running_neither_holds_nor_is_hurt(agent: 
 
 
 async def test_other_commands_go_in_between(agent: Agent) -> None:
-    async with follow(agent, ["sh", "-c", "echo up; sleep 4545"]) as command:
+    async with follow(agent, ["sh", "-c", "echo up; sleep 987654545"]) as command:
         assert await first(command) == b"up\n"
         assert (await agent.exec(["echo", "between"], timeout_s=5)).stdout == b"between\n"
 
@@ -223,3 +226,12 @@ async def test_a_guest_where_it_cannot_start(agent: Agent, local: LocalAgent) ->
     with pytest.raises(GuestError, match="no room"):
         async with follow(agent, ["true"]):
             pass
+
+
+async def test_a_host_that_vanishes_is_noticed_in_the_guest(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = following.guest_file
+    monkeypatch.setattr(following, "guest_file", lambda name: real(name).replace(b"sleep 20", b"sleep 0.3"))
+    before = folders()
+    async with follow(agent, ["sh", "-c", "echo up; sleep 987654646"]) as command:
+        assert await first(command) == b"up\n"
+        await until(lambda: not processes_with("987654646") and folders() <= before)
