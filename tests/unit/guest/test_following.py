@@ -14,6 +14,7 @@ from ramet.errors import GuestError, StateError, UsageError
 from ramet.guest import following
 from ramet.guest.agent import Agent
 from ramet.guest.following import Following, follow
+from ramet.guest.guestfiles import guest_file
 from ramet.testing.local_agent import LocalAgent
 
 SHELLS = [("dash",), ("busybox", "sh")]
@@ -229,8 +230,7 @@ async def test_a_guest_where_it_cannot_start(agent: Agent, local: LocalAgent) ->
 
 
 async def test_a_host_that_vanishes_is_noticed_in_the_guest(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = following.guest_file
-    monkeypatch.setattr(following, "guest_file", lambda name: real(name).replace(b"sleep 20", b"sleep 0.3"))
+    monkeypatch.setattr(following, "guest_file", lambda name: guest_file(name).replace(b"sleep 20", b"sleep 0.3"))
     before = folders()
     async with follow(agent, ["sh", "-c", "echo up; sleep 987654646"]) as command:
         assert await first(command) == b"up\n"
