@@ -85,9 +85,26 @@ def serve(
     raise typer.Exit(run(session.state_dir if session.given_state else None, stop_vms=stop_vms, flags=flags))
 
 
-@command(tools, "install", examples=("ramet tools install web",))
-def install(session: Session, vm: Vm) -> None:
-    """Copy the tools into a running guest: vmware-rpctool and vmtoolsd, by the guest agent."""
+@command(tools, "install", examples=("ramet tools install web", "ramet tools install web --ssh admin"))
+def install(
+    session: Session,
+    vm: Vm,
+    ssh: Annotated[
+        str | None, typer.Option("--ssh", metavar="USER", help="First install the guest agent, logging in as USER.")
+    ] = None,
+    identity: Annotated[
+        str | None, typer.Option("--identity", "-i", metavar="FILE", help="Private key for --ssh.")
+    ] = None,
+) -> None:
+    """Bring the tools into a running guest, by its agent: vmware-rpctool, vmtoolsd, what identities of clones need.
+
+    A guest without an agent gets one from its own package manager with --ssh; USER is root, or may use sudo without
+    a password.
+    """
+    from ramet.cli.tools import install_agent
+
+    if ssh is not None:
+        install_agent(session, session.client.show_vm(session.vm(vm)), ssh, identity)
     session.settle(session.client.install_tools(session.vm(vm)))
     view = session.client.show_vm(vm)
     session.show(view, lambda: session.out.say(Cell(view.name, "bold"), " has the tools now"))
