@@ -37,5 +37,5 @@ def _mounts(state_dir: Path) -> list[str]:
 
 
 def _namespaces(state_dir: Path) -> list[str]:
-    path = Path("/run/netns") / namespace_name(state_dir)
-    return [f"namespace {path}"] if path.exists() else []
+    """The daemon's own, and those of fences."""
+    return [f"namespace {path}" for path in Path("/run/netns").glob(f"{namespace_name(state_dir)}*")]
