@@ -90,7 +90,9 @@ class PoolKeeper:
                 self._wake.clear()
                 await self._look()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), LOOK_EVERY_S)
+                    # Not wait_for: until Python 3.12 it loses a cancellation that comes together with the wake.
+                    async with asyncio.timeout(LOOK_EVERY_S):
+                        await self._wake.wait()
 
     async def _follow(self) -> None:
         async for event in self._events.follow():
