@@ -14,10 +14,11 @@ from ramet.errors import NotFoundError
 from ramet.host.pools import Taken
 from ramet.host.selftest import finish
 from ramet.host.service import Host
+from ramet.host.settings import Settings
 from ramet.machine.live import LiveMachine
 from ramet.model.machine import Vm, VmState
 from ramet.model.pool import PoolState, PoolView, SetPool
-from ramet.model.requests import NicRequest
+from ramet.model.requests import NicChange, NicRequest
 from ramet.model.units import MIB, new_id
 from tests.guest.conftest import Guests
 from tests.guest.machine_kit import furnish, state_folder
@@ -80,7 +81,7 @@ async def second(host: Host) -> AsyncIterator[Path]:
             await last.stop_all_vms()
 
 
-async def furnish_again(host: Host, path: Path) -> object:
+async def furnish_again(host: Host, path: Path) -> Settings:
     if not (path / "images" / "micro").exists():
         return await furnish(host, path)
     return host.settings.changed(state_dir=path)
@@ -131,7 +132,6 @@ async def test_a_pool_from_its_first_clone_to_its_end(host: Host, checker: Path,
         assert (await one.host_view()).vms_total == 1
 
         taken = [await take(one, name, me=name) for name in ("k1", "k2", "k3")]
-        print("took ms", [round(t.took_ms, 1) for t in taken], view)
         assert len({t.live.vm.machine.uuid for t in taken} | {t.live.vm.machine.nics[0].mac for t in taken}) == 6
         for name in ("k1", "k2", "k3"):
             assert (await one.show_vm(name)).state is VmState.RUNNING
@@ -139,6 +139,8 @@ async def test_a_pool_from_its_first_clone_to_its_end(host: Host, checker: Path,
         assert (await full(one, 3)).taken == 3
         for name in ("k1", "k2"):
             await guests.remove(name)
+        await asks_for_clones(one, guests)
+        await is_kept_within_bounds(one)
 
     ids = {member.id for member in members(one)}
     async with Host.open(await furnish_again(host, second)) as two:
@@ -149,7 +151,7 @@ async def test_a_pool_from_its_first_clone_to_its_end(host: Host, checker: Path,
         assert ids - {m.id for m in members(two)} == {(await two.show_vm("k4")).id}
         await check(guests, "k4")
         await check_k3_lives(guests)
-        assert (await full(two, 3)).taken == 4
+        assert (await full(two, 3)).taken == 6
 
         await finish(two, await two.thaw_vm("pooled"))
         await gone(two)
@@ -164,6 +166,36 @@ async def test_a_pool_from_its_first_clone_to_its_end(host: Host, checker: Path,
         await gone(two)
         assert await two.list_pools() == []
         assert await guests.sh("k4", "cat /d/f") == "k4"
+
+
+async def asks_for_clones(host: Host, guests: Guests) -> None:
+    """As users do; what a pool cannot serve is grown like without one."""
+    await full(host, 3)
+    results = await guests.clone("pooled", "p1", "p2", bare=True)
+    assert [(one.ok, one.from_pool) for one in results] == [(True, True)] * 2
+    mac = "52:54:00:00:aa:01"
+    assert not (await guests.clone("pooled", "p3", bare=True, nics=(NicChange(id="net0", mac=mac),)))[0].from_pool
+    assert (await host.show_vm("p3")).nics[0].mac == mac
+    for name in ("p1", "p2", "p3"):
+        assert await guests.sh(name, "cat /d/f") == "base"
+        await guests.remove(name)
+
+
+async def is_kept_within_bounds(host: Host) -> None:
+    """By a budget, and by what the host's memory allows."""
+    view = await full(host, 3)
+    each_mib = view.cost_bytes // 3 // MIB
+    await host.set_pool("pooled", SetPool(size=3, memory_budget_mib=2 * each_mib + each_mib // 2))
+    view = await until(host, lambda v: v.ready == 2)
+    assert view.state is PoolState.OVER_BUDGET
+    assert view.memory_budget_mib
+    assert view.cost_bytes <= view.memory_budget_mib * MIB
+    shelf, available = host._pools.shelf, host._pools.shelf.available
+    shelf.available = lambda: 0
+    assert (await until(host, lambda v: v.ready == 0)).state is PoolState.LOW_MEMORY
+    shelf.available = available
+    await host.set_pool("pooled", SetPool(size=3))
+    await full(host, 3)
 
 
 async def check_k3_lives(guests: Guests) -> None:
