@@ -155,8 +155,8 @@ def test_ctrl_c_ends_the_command_in_the_guest(ramet: Ramet) -> None:
         assert run.stdout.readline() == b"ready\n"
         run.send_signal(signal.SIGINT)
         assert run.wait(60) == 130
-    left = "ps | grep 3333 | grep -v grep; ls -d /run/ramet-*"
-    assert ramet("vm", "exec", "web", "--", "sh", "-c", f"{left}; true") == ""
+    left = "ps | grep '[s]leep 3333'; ls -d /run/ramet-exec-* | wc -l"
+    assert ramet("vm", "exec", "web", "--", "sh", "-c", left) == "1\n"  # the looker's own
 
 
 def test_who_vanishes_takes_the_command_along(ramet: Ramet) -> None:

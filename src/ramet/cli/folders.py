@@ -10,11 +10,11 @@ import shutil
 import tarfile
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, cast
 
-from ramet.errors import GuestError, RametError
+from ramet.errors import GuestError, NotFoundError, RametError
 
 if TYPE_CHECKING:
     from ramet.api.client import Client
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _PIECE_BYTES = 512 * 1024
 _UNPACK = 'mkdir -p "$1" && exec tar -xf - -C "$1"'
 _TOLD_BYTES = 2000
+_JOIN_S = 5.0
 
 
 class _Events:
@@ -81,6 +82,9 @@ class _Sink:
         data, self._held = bytes(self._held), bytearray()
         self._client.write_exec(self._exec_id, data, end=end)
 
+    def give_up(self) -> None:
+        self._client.signal_exec(self._exec_id, "KILL")
+
 
 def copy_in(client: Client, ref: str, folder: Path, path: str) -> int:
     """The content of a folder into a folder of the guest, which is made if it is missing. Bytes, packed."""
@@ -95,25 +99,29 @@ def copy_in(client: Client, ref: str, folder: Path, path: str) -> int:
         try:
             for _ in _Events(events, f"Unpacking in {ref}").output():
                 pass
-        finally:
-            packer.join(5)
-        if problems:
-            raise problems[0]
+        except GuestError:
+            _raise_cause(packer, problems)
+            raise
+        _raise_cause(packer, problems)
         return sink.count
+
+
+def _raise_cause(packer: threading.Thread, problems: list[Exception]) -> None:
+    """What ended the packing is why the unpacking failed; but for the news that it has failed."""
+    packer.join(_JOIN_S)
+    if problems and not isinstance(problems[0], NotFoundError):
+        raise problems[0]
 
 
 def _pack(folder: Path, sink: _Sink, problems: list[Exception]) -> None:
     try:
         with tarfile.open(fileobj=cast("IO[bytes]", sink), mode="w|", format=tarfile.PAX_FORMAT) as tar:
             tar.add(folder, arcname=".", filter=_as_root)
-    except RametError:  # the command has ended: that is told where it is followed
-        return
+        sink.flush(end=True)
     except Exception as exc:
         problems.append(exc)
-    try:
-        sink.flush(end=True)
-    except RametError:
-        return
+        with suppress(RametError):  # half an archive must not be taken for a whole one, nor waited for
+            sink.give_up()
 
 
 def _as_root(info: tarfile.TarInfo) -> tarfile.TarInfo:

@@ -37,7 +37,7 @@ def page(out: Output, report: TryReport) -> None:
         _changes(out, report.changes)
     if report.changes_problem:
         out.warn(f"What changed is not known: {report.changes_problem}")
-    out.facts([("took", _times(report)), ("clone", _clone(report))])
+    out.facts([("took", _times(report)), ("stun", _stun(report)), ("clone", _clone(report))])
 
 
 def _ending(report: TryReport) -> list[Cell | str]:
@@ -113,10 +113,13 @@ def _endpoint(address: str, port: int) -> str:
 
 def _times(report: TryReport) -> str:
     t = report.timings_ms
-    stun = f" ({report.source} stood still for {millis(t.stun)})" if t.stun else ""
-    look = f"looking {millis(t.before + t.after)}"
-    parts = (f"cloning {millis(t.clone)}{stun}", look, f"command {millis(t.command)}", f"removing {millis(t.remove)}")
-    return f"{millis(t.total)}: {', '.join(parts)}"
+    parts = (("cloning", t.clone), ("looking", t.before + t.after), ("command", t.command), ("removing", t.remove))
+    return f"{millis(t.total)} = {' + '.join(f'{name} {millis(value)}' for name, value in parts if value)}"
+
+
+def _stun(report: TryReport) -> str:
+    stun = report.timings_ms.stun
+    return f"{report.source} stood still for {millis(stun)}" if stun else ""
 
 
 def _clone(report: TryReport) -> str:

@@ -74,7 +74,8 @@ def test_a_trial_is_asked_for_shown_and_reported() -> None:
           ! app.service  failed, failed (failed)
         listening ports
           + tcp [::]:80  a\\x1bpp
-        took   4.1 s: cloning 120 ms (web stood still for 14 ms), looking 1.5 s, command 2.3 s, removing 90 ms
+        took   4.1 s = cloning 120 ms + looking 1.5 s + command 2.3 s + removing 90 ms
+        stun   web stood still for 14 ms
         clone  web-try-1 is removed; web is as it was
         """)
 
