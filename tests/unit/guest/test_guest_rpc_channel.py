@@ -163,6 +163,28 @@ async def test_a_clone_answers_by_itself(port: Port, guest: Guest) -> None:
     await channel.close()
 
 
+async def test_a_held_channel_answers_its_inheritance_only_when_the_vm_is_somebodys(port: Port, guest: Guest) -> None:
+    """What is right to say is known only then: nothing is even asked before."""
+    asked: list[bytes] = []
+
+    async def who(text: bytes) -> tuple[bool, bytes]:
+        asked.append(text)
+        return True, b"me"
+
+    pending = b"1 p info-get guestinfo.me\n"
+    channel = await RpcChannel.open(port.path, guest.handle, timeout_s=5, pending=pending, inherited=who, held=True)
+    await port.accept()
+    assert await port.hear(len(OPENING)) == OPENING
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert asked == []
+    assert channel.pending() == pending
+    channel.resume()
+    assert await port.hear(9) == b"1 1 p me\n"
+    assert asked == [b"info-get guestinfo.me"]
+    await channel.close()
+
+
 async def test_a_flood_is_answered_or_refused_and_ends(port: Port, channel: RpcChannel, guest: Guest) -> None:
     flood = b"".join(b"%d p x\n" % i for i in range(400))
     await port.say(flood)

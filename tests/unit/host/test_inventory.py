@@ -48,6 +48,22 @@ async def test_a_name_wins_over_an_id(inventory: Inventory) -> None:
     assert inventory.find_vm("abcdef012345") == named
 
 
+async def test_a_vm_in_a_pool_cannot_be_named_until_it_is_taken(inventory: Inventory) -> None:
+    pooled = await inventory.put_vm(make_vm("pool-1", "abcdef000001").changed(pool_of="web"))
+    for ref in ("pool-1", "abcdef000001", "abcd"):
+        with pytest.raises(NotFoundError):
+            inventory.find_vm(ref)
+    assert (inventory.users_vms(), inventory.vms()) == ([], [pooled])
+    other = await inventory.put_vm(make_vm("pool-1"))  # the name is free
+    with pytest.raises(ConflictError):
+        await inventory.put_vm(pooled.changed(pool_of=None))
+    taken = await inventory.put_vm(pooled.changed(pool_of=None, machine=Machine(name="desk")))
+    assert inventory.find_vm("desk") == inventory.find_vm("abcd") == taken
+    assert inventory.find_vm("pool-1") == other
+    await inventory.remove_vm(taken.id)
+    await inventory.put_vm(make_vm("desk"))  # its name is free again
+
+
 async def test_an_ambiguous_beginning_names_the_candidates(inventory: Inventory) -> None:
     await inventory.put_vm(make_vm("web", "abcdef000001"))
     await inventory.put_vm(make_vm("db", "abcdef000002"))
