@@ -94,7 +94,7 @@ async def test_fences_after_a_kill(tmp_path: Path, step: str) -> None:
         assert len(services.find_running("dnsmasq", f"--conf-file={tmp_path}/network/fence-")) == 1
         assert await guests[1].reaches("10.99.0.1")
         await lab.networks.collect(alive, {"lab"}, alive)
-        assert traces(f"{lab.networks.namespace.name}-", "network/fence-") == []
+        assert traces(f"{lab.networks.namespace.name}-", f"{tmp_path}/network/fence-") == []
 
 
 async def test_the_host_went_down_and_the_records_stayed(tmp_path: Path) -> None:

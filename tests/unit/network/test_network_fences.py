@@ -205,10 +205,10 @@ async def test_fences_go_with_their_members_and_with_the_port_group(tmp_path: Pa
         assert await two.reaches("10.99.0.1")
         await two.plug("lab")
         assert await two.reaches("10.99.0.1")
-        assert traces(prefix, "network/fence-") == []
+        assert traces(prefix, f"{tmp_path}/network/fence-") == []
         await two.plug("copies", fenced_nic())
         await networks.remove("copies")
-        assert traces(prefix, "network/fence-") == []
+        assert traces(prefix, f"{tmp_path}/network/fence-") == []
         assert not list(tmp_path.glob("network/fence-*"))
         await two.plug("lab")  # its cable outlived the port group
         assert await two.reaches("10.99.0.1")
