@@ -117,6 +117,8 @@ async def debian(host: Host, guests: Guests) -> str:
     guests._made.append("origin")
     await finish(host, await host.create_vm(request))
     await host.wait_agent("origin", BOOT_S)
+    await guests.sh("origin", "timeout 100 systemctl is-system-running --wait || true")
+    await guests.sh("origin", "until ip -4 -o addr show scope global | grep -q inet; do sleep 0.1; done")
     await guests.sh("origin", f"cat > /root/heedful.py <<'END'\n{HEEDFUL}\nEND")
     await guests.sh("origin", "setsid python3 /root/heedful.py >/dev/null 2>&1 </dev/null & sleep 0.5")
     return "origin"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -10,7 +12,7 @@ from ramet.clone.growth import Told, record_of
 from ramet.clone.identity import wait_on_network
 from ramet.clone.quiesce import Quiesced
 from ramet.clone.seedling import Seedling
-from ramet.errors import RametError
+from ramet.errors import ConflictError, RametError
 from ramet.host.identities import IdentityDesk
 from ramet.host.pools import PoolDesk
 from ramet.host.tasks import TaskHandle
@@ -74,20 +76,25 @@ def batch_progress(handle: TaskHandle, total: int) -> Told:
 
 
 async def from_pool(pools: PoolDesk, source: LiveMachine, order: Order) -> list[Born]:
-    """As many as are ready and fit; the rest has to be grown."""
-    born: list[Born] = []
+    """As many as are ready and fit, all at once; the rest has to be grown."""
     if not pools.can_serve(source, order.request):
-        return born
-    for index in range(len(order.names)):
-        taken = await pools.take(source, record_of(source, order, index, source.vm.moment_id or ""))
+        return []
+
+    async def take(index: int) -> Born | None:
+        taken = None
+        with contextlib.suppress(ConflictError):  # told by the ordinary way, for which it is left
+            taken = await pools.take(source, record_of(source, order, index, source.vm.moment_id or ""))
         if taken is None:
-            break
+            return None
         total_ms = (taken.running_at - order.accepted_at) * 1000
-        timings = CloneTimings(
-            check=round(order.check_ms, 2), running=round(taken.took_ms, 2), total=round(total_ms, 2)
-        )
-        born.append(Born(taken.live, timings, from_pool=True))
-    return born
+        times = {"check": order.check_ms, "running": taken.took_ms, "total": total_ms}
+        born = Born(taken.live, CloneTimings(), from_pool=True)
+        born.note(**times)
+        return born
+
+    async with asyncio.TaskGroup() as group:
+        takes = [group.create_task(take(index)) for index in range(len(order.names))]
+    return [born for one in takes if (born := one.result()) is not None]
 
 
 async def finish(identities: IdentityDesk, batch: Batch, guard: Guard, handle: TaskHandle) -> None:

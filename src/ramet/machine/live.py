@@ -289,7 +289,8 @@ class LiveMachine:
     async def wait_ended(self, timeout_s: float) -> bool:
         """Wait until the process has ended and the record says so; False when the time is over."""
         try:
-            await asyncio.wait_for(self.ended.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):  # wait_for of Python 3.11 can lose a cancellation
+                await self.ended.wait()
         except TimeoutError:
             return False
         return True
