@@ -15,6 +15,7 @@ import pytest
 from ramet.errors import ToolError
 from ramet.model.machine import Nic
 from ramet.network import privilege
+from ramet.network.links import Links
 from ramet.network.manager import Networks
 from ramet.network.namespace import NAMES, Namespace, NamespaceThread, run_tool
 
@@ -99,8 +100,12 @@ class Guest(Room):
         await self._networks._thread.run(run_tool, ["ip", "link", *arguments], "", 10.0)
 
     async def plug(self, network: str | None, nic: Nic | None = None) -> None:
-        """Into a port group, or out of any."""
+        """Into a port group, or out of any. A veth that changes its namespace is down for a moment, as a tap is not:
+        the kernel tells the other end up to a second later."""
         await self._networks.attach(self.port, network, nic)
+        async with asyncio.timeout(10):
+            while network is not None and not await self.thread.netlink(Links.is_up, "eth0"):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
 
     async def mac(self) -> str:
         return (await self.run("ip", "-br", "link", "show", "eth0")).split()[2]
