@@ -201,6 +201,12 @@ async def test_what_the_command_leaves_running_neither_holds_nor_is_hurt(agent: 
     await until((tmp_path / "late").exists)
 
 
+async def test_the_command_has_no_children_but_its_own(agent: Agent) -> None:
+    code = "import os\ntry: os.wait()\nexcept ChildProcessError: print('none')"
+    async with follow(agent, ["python3", "-c", code]) as command:
+        assert await gather(command) == (b"none\n", b"")
+
+
 async def test_other_commands_go_in_between(agent: Agent) -> None:
     async with follow(agent, ["sh", "-c", "echo up; sleep 987654545"]) as command:
         assert await first(command) == b"up\n"
