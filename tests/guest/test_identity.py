@@ -270,3 +270,13 @@ async def test_if_all_fail_the_request_fails(
     with pytest.raises(CapacityError, match="full"):
         await clone(host, guests, source, CloneVm(name="none-{n}", count=2))
     assert not [vm for vm in await host.list_vms() if vm.name.startswith("none")]
+
+
+async def test_an_address_of_somebody_elses_is_not_set_twice(host: Host, guests: Guests, source: str) -> None:
+    (first,) = await clone(host, guests, source, CloneVm(names=("holder",)))
+    values = {"address": f"{first.addresses['net0']}/22"}
+    (second,) = await clone(host, guests, source, CloneVm(names=("thief",), customize=values))
+    assert second.identity is IdentityState.FAILED
+    assert second.problem is not None
+    assert first.addresses["net0"] in second.problem
+    assert await guests.sh("thief", "cat /sys/class/net/eth0/carrier") == "0"

@@ -43,6 +43,7 @@ async def give(live: LiveMachine, guard: Guard | None = None) -> Acknowledgement
     next_state(live.vm.state, Operation.REACH_GUEST, name=live.name)
     try:
         reach("identity.begun")
+        await _claim_addresses(live, plan)
         acknowledgement = await _ask(live, plan)
         reach("identity.acknowledged")
         await _set_guards(live, guard)
@@ -51,7 +52,11 @@ async def give(live: LiveMachine, guard: Guard | None = None) -> Acknowledgement
         raise
     await live.change(identity=Identity(state=IdentityState.ACKNOWLEDGED, plan=plan, acknowledgement=acknowledgement))
     reach("identity.recorded")
-    await open_links(live)
+    try:
+        await open_links(live)
+    except (RametError, OSError) as exc:
+        await _failed(live, plan, exc)
+        raise
     live.rooms.book.emit("vm.identified", f"{live.name} is a machine of its own.", live.vm)
     return acknowledgement
 
@@ -69,6 +74,15 @@ async def _ask(live: LiveMachine, plan: Plan) -> Acknowledgement:
             hint=f"See its console, then 'ramet vm identify {live.name}'.",
         )
     return acknowledgement
+
+
+async def _claim_addresses(live: LiveMachine, plan: Plan) -> None:
+    """What is set by hand must not be leased to anybody else. ConflictError when it is somebody's."""
+    nics = {nic.id: nic for nic in live.vm.machine.nics}
+    for planned in plan.nics:
+        nic = nics.get(planned.id)
+        if planned.is_static and nic is not None and nic.network and not nic.is_user_mode:
+            await live.rooms.networks.claim_address(nic.network, nic.mac, str(IPv4Interface(planned.address).ip))
 
 
 async def _failed(live: LiveMachine, plan: Plan, error: Exception) -> None:

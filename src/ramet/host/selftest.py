@@ -70,7 +70,8 @@ async def _frozen(host: Host, names: list[str], before: str) -> list[CheckView]:
     await _wait_frozen(host, source)
     checks = []
     for clone in clones:
-        await finish(host, await host.clone_vm(source, CloneVm(names=(clone,), bare=True, extra_config={"guestinfo.who": clone})))
+        request = CloneVm(names=(clone,), bare=True, extra_config={"guestinfo.who": clone})
+        await finish(host, await host.clone_vm(source, request))
         found = await _sh(host, clone, _SUM)
         told = await _sh(host, clone, "until [ $(wc -l < /tmp/frozen) -ge 2 ]; do :; done; cat /tmp/frozen")
         good = found == before and told.split() == ["0", clone]

@@ -124,6 +124,10 @@ class PlannedNic(Model):
     address: str = DHCP
     gateway: str | None = None
 
+    @property
+    def is_static(self) -> bool:
+        return self.address not in (DHCP, KEEP)
+
 
 class Plan(Model):
     """What one clone's guest is asked to do before its links come up. Complete: the guest decides nothing."""

@@ -12,7 +12,7 @@ import functools
 import logging
 import socket
 from collections.abc import Callable, Collection, Iterable, Mapping
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import TypeVar
 
@@ -346,20 +346,22 @@ class Networks:
 
         Durable. Raises UsageError for an address that no guest can have, ConflictError for one that somebody else has.
         """
-        group = self._group(network)
-        if group.cidr is None or group.fenced:
-            raise UsageError(f"Port group {network!r} has no addresses to reserve.")
-        wanted = {check_mac(mac): address for mac, address in reservations.items()}
         async with self._changing:
-            before = self._ledger.reservations(network)
-            self._ledger.reserve(network, group.cidr, wanted, await self._leased(group))
+            await self._reserve(self._group(network), reservations)
+
+    async def _reserve(self, group: Network, reservations: Mapping[str, str]) -> None:
+        if group.cidr is None or group.fenced:
+            raise UsageError(f"Port group {group.name!r} has no addresses to reserve.")
+        wanted = {check_mac(mac): address for mac, address in reservations.items()}
+        before = self._ledger.reservations(group.name)
+        self._ledger.reserve(group.name, group.cidr, wanted, await self._leased(group))
+        await self._apply_reservations(group)
+        leased = {address: mac for mac, address in (await self._leased(group)).items()}
+        lost = [address for mac, address in wanted.items() if leased.get(address, mac) != mac]
+        if lost:  # handed out while dnsmasq was being told
+            self._ledger.reserve(group.name, group.cidr, before, {})
             await self._apply_reservations(group)
-            leased = {address: mac for mac, address in (await self._leased(group)).items()}
-            lost = [address for mac, address in wanted.items() if leased.get(address, mac) != mac]
-            if lost:  # handed out while dnsmasq was being told
-                self._ledger.reserve(network, group.cidr, before, {})
-                await self._apply_reservations(group)
-                raise ConflictError(f"{lost[0]} was just given to somebody else.", hint="Choose another address.")
+            raise ConflictError(f"{lost[0]} was just given to somebody else.", hint="Choose another address.")
 
     async def _leased(self, group: Network) -> dict[str, str]:
         return {mac: lease.address for mac, lease in (await self._dhcp.leases(group)).items()}
@@ -370,8 +372,18 @@ class Networks:
             await self._dhcp.ensure(group)
 
     async def claim_address(self, network: str, mac: str, address: str) -> None:
-        """One more reservation: for a guest that sets its address itself, so that nobody else is given it."""
-        await self.reserve(network, {**self._ledger.reservations(network), mac: address})
+        """One more reservation: for a guest that sets its address itself, so that nobody else is given it.
+
+        Nothing to do on a port group that hands out no addresses, or for one outside of its network. ConflictError
+        when somebody else has it.
+        """
+        group = self._group(network)
+        if group.cidr is None or group.fenced or IPv4Address(address) not in IPv4Network(group.cidr):
+            return
+        async with self._changing:
+            present = self._ledger.reservations(network)
+            if present.get(mac) != address:
+                await self._reserve(group, {**present, mac: address})
 
     async def release(self, mac: str) -> None:
         """Give the leases and reservations of a MAC back, when its VM is removed; idempotent.
