@@ -283,6 +283,7 @@ def _clean(text: str) -> str:
 def parse_acknowledgement(output: bytes) -> Acknowledgement:
     """What the script printed. Raises `GuestError`: with the guest's reason, or because it makes no sense."""
     values = {key: value for key, value in _read(output).values.items() if key != "hooks"}
+    values["done"] = tuple(part for part in Part if part in values.get("done", ()))
     try:
         return Acknowledgement.model_validate(values)
     except ValidationError as error:
