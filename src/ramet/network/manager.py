@@ -12,14 +12,13 @@ import functools
 import logging
 import socket
 from collections.abc import Callable, Collection, Iterable, Mapping
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import TypeVar
 
-from ramet.errors import ConflictError, DeadlineError, NotFoundError, PrivilegeError, RametError, UsageError
+from ramet.errors import DeadlineError, NotFoundError, PrivilegeError, RametError, UsageError
 from ramet.model.host import Network
 from ramet.model.machine import DEFAULT_NETWORK, USER_NETWORK, Nic
-from ramet.model.units import check_mac
 from ramet.network import addresses, nat, portgroups, privilege, services, taps, uplink
 from ramet.network.dhcp import Dhcp, Lease
 from ramet.network.fences import Fences
@@ -27,6 +26,7 @@ from ramet.network.firewall import Guard, serves_names
 from ramet.network.ledger import Ledger
 from ramet.network.links import Links
 from ramet.network.namespace import Namespace, NamespaceThread, namespace_name
+from ramet.network.reservations import Reservations
 from ramet.network.taps import OpenTap
 
 logger = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ class Networks:
         self._outside = outside
         self._dhcp = Dhcp(self._thread, self._directory)
         self._ledger = Ledger(self._directory / "addresses.json")
+        self._reservations = Reservations(self._ledger, self._dhcp)
         self._fences = Fences(self.namespace, self._thread, self._directory, self._ledger)
         self._nat = nat.Nat(self.namespace, self._thread, self._spawn_outside, self._directory / "pasta.log")
         self._groups: dict[str, Network] = {}
@@ -347,29 +348,7 @@ class Networks:
         Durable. Raises UsageError for an address that no guest can have, ConflictError for one that somebody else has.
         """
         async with self._changing:
-            await self._reserve(self._group(network), reservations)
-
-    async def _reserve(self, group: Network, reservations: Mapping[str, str]) -> None:
-        if group.cidr is None or group.fenced:
-            raise UsageError(f"Port group {group.name!r} has no addresses to reserve.")
-        wanted = {check_mac(mac): address for mac, address in reservations.items()}
-        before = self._ledger.reservations(group.name)
-        self._ledger.reserve(group.name, group.cidr, wanted, await self._leased(group))
-        await self._apply_reservations(group)
-        leased = {address: mac for mac, address in (await self._leased(group)).items()}
-        lost = [address for mac, address in wanted.items() if leased.get(address, mac) != mac]
-        if lost:  # handed out while dnsmasq was being told
-            self._ledger.reserve(group.name, group.cidr, before, {})
-            await self._apply_reservations(group)
-            raise ConflictError(f"{lost[0]} was just given to somebody else.", hint="Choose another address.")
-
-    async def _leased(self, group: Network) -> dict[str, str]:
-        return {mac: lease.address for mac, lease in (await self._dhcp.leases(group)).items()}
-
-    async def _apply_reservations(self, group: Network) -> None:
-        self._dhcp.set_reservations(group.name, self._ledger.reservations(group.name))
-        if serves_names(group):
-            await self._dhcp.ensure(group)
+            await self._reservations.replace(self._group(network), reservations)
 
     async def claim_address(self, network: str, mac: str, address: str) -> None:
         """One more reservation: for a guest that sets its address itself, so that nobody else is given it.
@@ -377,13 +356,8 @@ class Networks:
         Nothing to do on a port group that hands out no addresses, or for one outside of its network. ConflictError
         when somebody else has it.
         """
-        group = self._group(network)
-        if group.cidr is None or group.fenced or IPv4Address(address) not in IPv4Network(group.cidr):
-            return
         async with self._changing:
-            present = self._ledger.reservations(network)
-            if present.get(mac) != address:
-                await self._reserve(group, {**present, mac: address})
+            await self._reservations.claim(self._group(network), mac, address)
 
     async def release(self, mac: str) -> None:
         """Give the leases and reservations of a MAC back, when its VM is removed; idempotent.
@@ -392,11 +366,9 @@ class Networks:
         """
         self._check()
         for group in list(self._groups.values()):
-            if serves_names(group) and not group.fenced:
-                await self._dhcp.release(group, mac)
-                reserved = self._ledger.reservations(group.name)
-                if reserved.pop(mac, None):
-                    await self.reserve(group.name, reserved)
+            if group.cidr is not None and not group.fenced:
+                async with self._changing:
+                    await self._reservations.release(group, mac)
 
     async def release_nic(self, vm_id: str, nic: Nic) -> None:
         """Everything that a NIC of a VM that is removed had: its place in a fence, or leases and reservations."""
@@ -420,7 +392,7 @@ class Networks:
         found = await self._thread.netlink(Links.neighbours)
         for group in list(self._groups.values()):
             if not group.fenced:
-                found |= await self._leased(group)
+                found |= await self._reservations.leased(group)
         return found
 
     def addresses_of(self, vm_id: str, nics: Iterable[Nic], known: Mapping[str, str]) -> dict[str, str]:
