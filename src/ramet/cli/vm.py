@@ -272,7 +272,10 @@ def identify(
     vm: Vm,
     bare: Annotated[bool, typer.Option("--bare", help="Take the clone as it is, and bring its links up.")] = False,
 ) -> None:
-    """Give a clone that stays off the network its identity, once more, and bring its links up when it has it."""
+    """Ask a clone that stays off the network for its identity once more.
+
+    Its links come up when its guest acknowledges.
+    """
     task = session.settle(session.client.identify_vm(session.vm(vm), bare))
     session.show(task.result, lambda: session.out.say(Cell(vm, "bold"), " is on its networks"))
 
