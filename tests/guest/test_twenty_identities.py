@@ -47,7 +47,7 @@ while True:
         with open("/run/drawn.new", "w") as file:
             file.write(now + "\n" + "\n".join(map(str, drawn)) + "\n")
         os.rename("/run/drawn.new", "/run/drawn")
-    time.sleep(0.05)
+    time.sleep(0.25)
 """
 
 ASK = r"""
