@@ -270,11 +270,12 @@ class Keeping(RuleBasedStateMachine):
 
         async def take_all() -> list[Any]:
             takes = [self.world.desk.take(cast("Any", self.world.source), self.world.source.vm) for _ in range(count)]
-            return [taken.live.id for taken in await asyncio.gather(*takes) if taken is not None]
+            return [taken.live for taken in await asyncio.gather(*takes) if taken is not None]
 
-        could = len([member for member in self.world.members if member.process is not None])
-        ids = self.run(take_all())
-        assert len(set(ids)) == len(ids) <= could
+        taken = self.run(take_all())
+        assert len({live.id for live in taken}) == len(taken)
+        assert all(live.process is not None for live in taken)
+        assert not [live for live in taken if live in self.world.members]
 
     @precondition(lambda self: bool(self.world.members))
     @rule(data=st.data())
