@@ -11,20 +11,21 @@ the next daemon asks again. The plan has a generation, so that the guest knows w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface
 
-from ramet.errors import GuestError, RametError, StateError
+from ramet.errors import BusyError, GuestError, RametError, StateError
 from ramet.guest.identity import apply
 from ramet.machine.lifecycle import Operation, next_state
 from ramet.machine.live import LiveMachine
 from ramet.machine.steps import reach
 from ramet.machine.wiring import attach_nic
 from ramet.model.identity import Acknowledgement, Identity, IdentityState, Plan
-from ramet.model.machine import Nic
+from ramet.model.machine import Nic, VmState
 from ramet.network.firewall import Guard
 
 ENTROPY_BYTES = 64
@@ -35,8 +36,27 @@ async def give(live: LiveMachine, guard: Guard | None = None) -> Acknowledgement
     """Ask the guest of a running clone to become what its plan says, and bring its links up when it has.
 
     `guard`: the senders that its ports must not let out, those of its source. Raises what the guest, or its silence,
-    is the reason of; the record then says FAILED, and the links are down.
+    is the reason of; the record then says FAILED, and the links are down. BusyError when it is being asked already.
     """
+    check_not_asked(live)
+    live.identifying = True
+    try:
+        return await _give(live, guard)
+    finally:
+        live.identifying = False
+
+
+def check_not_asked(live: LiveMachine) -> None:
+    """Two who set up one guest at the same time would leave it half of each."""
+    if live.identifying:
+        raise BusyError(
+            f"{live.name!r} is taking on its identity.",
+            hint="Try again when it is done; `ramet task ls` shows it.",
+            operation="identity",
+        )
+
+
+async def _give(live: LiveMachine, guard: Guard | None) -> Acknowledgement:
     plan = live.vm.identity.plan
     if plan is None:
         raise StateError(f"{live.name!r} was cloned bare.", hint="Clone it without --bare.", state="", operation="")
@@ -88,6 +108,7 @@ async def _claim_addresses(live: LiveMachine, plan: Plan) -> None:
 async def _failed(live: LiveMachine, plan: Plan, error: Exception) -> None:
     problem = str(error) or f"The guest did not acknowledge within {plan.timeout_s:g} s."
     await live.change(identity=Identity(state=IdentityState.FAILED, plan=plan, problem=problem[:1000]))
+    await _close_links(live)  # one that had acknowledged before was asked again, or some of its links are up already
     live.rooms.book.emit("vm.identity-failed", f"{live.name} stays off the network: {problem}", live.vm)
 
 
@@ -110,8 +131,20 @@ async def open_links(live: LiveMachine) -> None:
             await live.qmp.set_link(nic.id, up=True)
 
 
+async def _close_links(live: LiveMachine) -> None:
+    """As the record says: no light, and no cable. Each step for itself, for the VM may be ending."""
+    for nic in live.vm.machine.nics:
+        with contextlib.suppress(RametError, OSError):
+            if live.vm.state is not VmState.FROZEN:  # its devices take no changes
+                await live.qmp.set_link(nic.id, up=False)
+        with contextlib.suppress(RametError, OSError):
+            if nic.id in live.taps:
+                await attach_nic(live, nic, live.taps[nic.id])
+
+
 async def accept_bare(live: LiveMachine) -> None:
     """Take the clone as it is, by its owner's word: no identity, and the links come up."""
+    check_not_asked(live)
     await live.change(identity=Identity(state=IdentityState.BARE))
     if live.vm.is_on:
         await open_links(live)

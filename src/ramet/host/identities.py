@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
-from ramet.clone.identity import accept_bare, give, guard_of, open_links, wait_on_network
+from ramet.clone.identity import accept_bare, check_not_asked, give, guard_of, open_links, wait_on_network
 from ramet.clone.quiesce import Quiesced, wake
 from ramet.errors import RametError, StateError
 from ramet.host.floor import Floor
@@ -74,6 +74,7 @@ class IdentityDesk:
     async def identify(self, ref: str, bare: bool) -> Task:
         """Ask a clone's guest again; with `bare` take it as it is, and connect it."""
         live = self._floor.find(ref)
+        check_not_asked(live)
         state = live.vm.identity.state
         if bare and not live.vm.identity.holds_links_down:
             raise StateError(f"{live.name!r} is not held off the network.", state=state.value, operation="identify")

@@ -142,12 +142,12 @@ async def add_nic(live: LiveMachine, request: NicRequest) -> None:
 async def _plug_nic(live: LiveMachine, nic: Nic) -> None:
     if nic.is_user_mode:
         await live.qmp.hotplug_nic(nic, None)
-        return
-    tap = await live.rooms.networks.open_tap(live.id, nic.index)
-    with contextlib.closing(tap):
-        await attach_nic(live, nic, tap.name)
-        await live.qmp.hotplug_nic(nic, tap.fd)
-    live.taps[nic.id] = tap.name
+    else:
+        tap = await live.rooms.networks.open_tap(live.id, nic.index)
+        with contextlib.closing(tap):
+            await attach_nic(live, nic, tap.name)
+            await live.qmp.hotplug_nic(nic, tap.fd)
+        live.taps[nic.id] = tap.name
     if not nic.connected or live.vm.identity.holds_links_down:
         await live.qmp.set_link(nic.id, up=False)
 

@@ -56,6 +56,8 @@ class LiveMachine:
         self._watch: asyncio.Task[None] | None = None
         self._events: asyncio.Task[None] | None = None
         self._reset_seen = False
+        self.identifying = False
+        """Its guest is being asked to take on an identity: a script runs in it."""
         self.removed = False
         """Its record is gone: nothing that is still under way may write it again."""
         self.ended = asyncio.Event()

@@ -57,7 +57,7 @@ async def _launch(live: LiveMachine, *, incoming: bool) -> None:
         await live.attach(process)
         if incoming:
             await _load_suspended(live)
-        await restore_links(live)
+        await restore_links(live, all_=incoming)
         # Recorded first: a guest that has executed must never be taken for one that can be resumed again from disk.
         await live.mark_running(process, launched=True)
         if incoming:
@@ -70,11 +70,16 @@ async def _launch(live: LiveMachine, *, incoming: bool) -> None:
         raise
 
 
-async def restore_links(live: LiveMachine) -> None:
-    """A NIC that is disconnected has its link down from the first instant, and all have while an identity is due."""
+async def restore_links(live: LiveMachine, *, all_: bool) -> None:
+    """A NIC that is disconnected has its link down from the first instant, and all have while an identity is due.
+
+    `all_`: say of the others that they are up, too. A state that was saved with a link down brings it back like that,
+    whatever the record has become since.
+    """
     for nic in live.vm.machine.nics:
-        if not nic.connected or live.vm.identity.holds_links_down:
-            await live.qmp.set_link(nic.id, up=False)
+        up = nic.connected and not live.vm.identity.holds_links_down
+        if all_ or not up:
+            await live.qmp.set_link(nic.id, up=up)
 
 
 async def _abort_start(live: LiveMachine, suspended: bool) -> None:
