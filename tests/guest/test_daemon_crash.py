@@ -191,7 +191,7 @@ def test_killed_while_freezing_cloning_the_frozen_or_thawing(daemon: Daemon, ste
     daemon.stop()
 
 
-@pytest.mark.parametrize("step", ["clone.running", *IDENTITY_STEPS])
+@pytest.mark.parametrize("step", IDENTITY_STEPS)
 def test_killed_while_a_clone_becomes_itself(daemon: Daemon, step: str) -> None:
     """It stays off the network until the next daemon has heard its guest acknowledge."""
     client = daemon.start(kill_at=step)
