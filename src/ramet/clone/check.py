@@ -10,12 +10,14 @@ from pathlib import Path
 
 from ramet.clone.customize import identity_for, numbered_names
 from ramet.clone.forecast import Load, check_bound, forecast_stun_ms
+from ramet.clone.identity import check_not_asked
 from ramet.errors import CapacityError, ConflictError, NotFoundError, UnsupportedError, UsageError
 from ramet.machine.lifecycle import Operation, next_state
 from ramet.machine.live import LiveMachine
 from ramet.model.identity import DHCP, KEEP, Identity
 from ramet.model.machine import USER_NETWORK, Machine, Nic, Vm
 from ramet.model.requests import CloneVm, NicChange
+from ramet.model.trying import TRY_MARK
 from ramet.model.units import MIB, format_bytes, new_id, new_mac
 from ramet.model.views import CloneForecast
 from ramet.network.fences import placement
@@ -66,6 +68,7 @@ class Order:
 def check(live: LiveMachine, request: CloneVm, is_taken: Callable[[str], bool], accepted_at: float) -> Order:
     """Every check there is, cheapest first. Raises the error that says what to do; changes nothing."""
     next_state(live.vm.state, Operation.CLONE, name=live.name)
+    check_not_asked(live)  # the script that runs in it would go on in the clone, with the source's plan
     names = numbered_names(request)
     _check_names(request, names, is_taken)
     _check_process(live)
@@ -152,13 +155,18 @@ def clone_machine(live: LiveMachine, request: CloneVm, name: str) -> Machine:
     update: dict[str, object] = {
         "name": name,
         "nics": tuple(_clone_nic(live, nic, changes.get(nic.id), request) for nic in source.nics),
-        "extra_config": {**source.extra_config, **request.extra_config},
+        "extra_config": {**_inherited(source), **request.extra_config},
         "autostart": False,
         "cpu_limit_percent": _limit(source, request),
         "memory_target_mib": _memory_target(source, request),
         "uuid": request.uuid or Machine.model_fields["uuid"].get_default(call_default_factory=True),
     }
     return source.changed(**update)
+
+
+def _inherited(source: Machine) -> dict[str, str]:
+    """But for the mark of a trial's clone: whoever clones one means to keep what he gets."""
+    return {key: value for key, value in source.extra_config.items() if key != TRY_MARK}
 
 
 def _limit(source: Machine, request: CloneVm) -> int | None:

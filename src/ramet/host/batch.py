@@ -18,7 +18,7 @@ from ramet.host.pools import PoolDesk
 from ramet.host.tasks import TaskHandle
 from ramet.machine import hardware
 from ramet.machine.live import LiveMachine
-from ramet.model.identity import IdentityState
+from ramet.model.machine import Vm
 from ramet.model.requests import CloneVm
 from ramet.model.views import CloneResult, CloneTimings
 from ramet.network.firewall import Guard
@@ -75,8 +75,8 @@ def batch_progress(handle: TaskHandle, total: int) -> Told:
     return told
 
 
-async def from_pool(pools: PoolDesk, source: LiveMachine, order: Order) -> list[Born]:
-    """As many as are ready and fit, all at once; the rest has to be grown."""
+async def from_pool(pools: PoolDesk, source: LiveMachine, order: Order, made: list[LiveMachine]) -> list[Born]:
+    """As many as are ready and fit, all at once; the rest has to be grown. `made`: told of each as soon as it runs."""
     if not pools.can_serve(source, order.request):
         return []
 
@@ -86,6 +86,7 @@ async def from_pool(pools: PoolDesk, source: LiveMachine, order: Order) -> list[
             taken = await pools.take(source, record_of(source, order, index, source.vm.moment_id or ""))
         if taken is None:
             return None
+        made.append(taken.live)
         total_ms = (taken.running_at - order.accepted_at) * 1000
         times = {"check": order.check_ms, "running": taken.took_ms, "total": total_ms}
         born = Born(taken.live, CloneTimings(), from_pool=True)
@@ -174,9 +175,13 @@ def results(batch: Batch, task_id: str) -> list[CloneResult]:
     return [{**bad, **good}[name] for name in batch.order.names if name in good or name in bad]
 
 
+def _problem(vm: Vm) -> str:
+    """Why it stays off the network; one that could not even be asked has no problem in its record."""
+    return vm.identity.problem or f"Its guest could not be asked for its identity: the VM is {vm.state.value}."
+
+
 def _good(batch: Batch, born: Born, task_id: str) -> CloneResult:
     vm = born.live.vm
-    held = vm.identity.state is IdentityState.FAILED
     return CloneResult(
         name=vm.name,
         id=vm.id,
@@ -184,7 +189,7 @@ def _good(batch: Batch, born: Born, task_id: str) -> CloneResult:
         timings_ms=born.timings,
         warnings=(*batch.order.warnings, *born.warnings),
         identity=vm.identity.state,
-        problem=vm.identity.problem if held else None,
+        problem=_problem(vm) if vm.identity.holds_links_down else None,
         hostname=vm.identity.acknowledgement.hostname if vm.identity.acknowledgement else None,
         addresses=born.addresses,
         from_pool=born.from_pool,

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from ramet.clone import chains, workflows
 from ramet.clone.check import Order, check
-from ramet.clone.growth import Harvest, Told
+from ramet.clone.growth import Adopt, Harvest, Told
 from ramet.errors import NotFoundError, RametError, StateError
 from ramet.host.batch import Batch, Born, batch_progress, finish, from_pool, note_steps, results
 from ramet.host.floor import Floor
@@ -20,6 +19,7 @@ from ramet.host.locks import VmLocks
 from ramet.host.pools import PoolDesk
 from ramet.host.tasks import TaskHandle, TaskManager
 from ramet.host.vms import PATIENCE_S, until_free
+from ramet.hypervisor.stun_client import to_its_end
 from ramet.machine.lifecycle import Operation, next_state
 from ramet.machine.live import LiveMachine
 from ramet.model.host import Task
@@ -47,6 +47,8 @@ class CloneDesk:
         self._pools = pools
         self._identities = identities
         self._remove = remove
+        self._keys = VmLocks()
+        """Of requests with a key that are being begun."""
 
     async def forecast(self, ref: str, request: CloneVm) -> CloneForecast:
         """The dry run: every check, no change."""
@@ -61,27 +63,44 @@ class CloneDesk:
         """
         accepted_at = time.monotonic()
         live = self._floor.find(ref)
+        if request.key is None:
+            return await self._begin(live, request, by_uid, accepted_at)
         digest = _digest(live, request)
-        earlier = self._tasks.by_key(request.key, digest) if request.key else None
-        if earlier is not None:
-            return earlier
+        async with self._keys.hold(request.key, "clone", wait_s=2 * PATIENCE_S):  # two at once: one task, not two
+            earlier = self._tasks.by_key(request.key, digest)
+            return earlier or await self._begin(live, request, by_uid, accepted_at, digest)
+
+    async def _begin(
+        self, live: LiveMachine, request: CloneVm, by_uid: int | None, accepted_at: float, digest: str | None = None
+    ) -> Task:
         await until_free(self._locks, live, "clone", shared=live.vm.frozen)
         first = check(live, request, self._floor.is_taken, accepted_at)
         target = ", ".join(first.names[:3]) + (" …" if len(first.names) > 3 else "")
 
         async def work(handle: TaskHandle) -> list[CloneResult]:
-            with self._floor.reserve(*first.names):
-                async with self._locks.hold(live.id, "clone", shared=first.workflow == "frozen", wait_s=PATIENCE_S):
-                    order = self._checked_again(live, first)
-                    guard = await self._identities.guard(live)
-                    batch = await self._grow(live, order, handle)
-            with contextlib.suppress(RametError):  # the clones are there, whatever becomes of their source now
-                await self._shorten_soon(live)
-            return await self._finish(live, batch, guard, handle)
+            made: list[LiveMachine] = []
+            try:
+                return await self._clone(live, first, made, handle)
+            except BaseException:  # cancelled, wherever that met it, or failed as a whole: the request leaves nothing
+                await to_its_end(self._take_back(made))
+                raise
 
         return await self._tasks.start(
             "clone", target, work, vm_id=live.id, by_uid=by_uid, key=request.key, digest=digest, cancellable=True
         )
+
+    async def _clone(
+        self, live: LiveMachine, first: Order, made: list[LiveMachine], handle: TaskHandle
+    ) -> list[CloneResult]:
+        """`made` is told of every clone that others can see, before it runs."""
+        with self._floor.reserve(*first.names):
+            async with self._locks.hold(live.id, "clone", shared=first.workflow == "frozen", wait_s=PATIENCE_S):
+                order = self._checked_again(live, first)
+                guard = await self._identities.guard(live)
+                batch = await self._grow(live, order, made, handle)
+        with contextlib.suppress(RametError):  # the clones are there, whatever becomes of their source now
+            await self._shorten_soon(live)
+        return await self._finish(live, batch, guard, handle)
 
     def _checked_again(self, live: LiveMachine, first: Order) -> Order:
         """Under the lock: what was checked before may have changed meanwhile; the names are ours already."""
@@ -95,26 +114,33 @@ class CloneDesk:
             )
         return order
 
-    async def _grow(self, live: LiveMachine, order: Order, handle: TaskHandle) -> Batch:
+    async def _grow(self, live: LiveMachine, order: Order, made: list[LiveMachine], handle: TaskHandle) -> Batch:
         told = batch_progress(handle, len(order.names))
+
+        async def adopt(clone: LiveMachine) -> None:
+            made.append(clone)
+            await self._adopt(clone)
+
         if live.vm.frozen:
-            pooled = await from_pool(self._pools, live, order)
+            pooled = await from_pool(self._pools, live, order, made)
             rest = order.without({born.name for born in pooled})
             if not rest.names:
                 return Batch(order, pooled)
-            harvest = await self._from_moment(live, rest, pooled, told)
+            harvest = await self._from_moment(live, rest, pooled, adopt, told)
         else:
             if chains.needs_flatten(live):
                 with handle.step("shorten chain"):
                     await chains.shorten(live, self._floor.image_layers())
             pooled = []
-            harvest = await workflows.clone_running(live, order, self._adopt, told)
+            harvest = await workflows.clone_running(live, order, adopt, told)
         return Batch(order, [*pooled, *map(Born.of_seedling, harvest.seedlings)], harvest.failures, harvest.quiesced)
 
-    async def _from_moment(self, live: LiveMachine, rest: Order, pooled: list[Born], told: Told) -> Harvest:
+    async def _from_moment(
+        self, live: LiveMachine, rest: Order, pooled: list[Born], adopt: Adopt, told: Told
+    ) -> Harvest:
         """Those for which the pool was too small. If none of them comes about, those of the pool are still good."""
         try:
-            return await workflows.clone_frozen(live, self.moment_of(live), rest, self._adopt, told)
+            return await workflows.clone_frozen(live, self.moment_of(live), rest, adopt, told)
         except RametError as exc:
             if not pooled:
                 raise
@@ -130,18 +156,14 @@ class CloneDesk:
         for born in batch.born:
             note_steps(handle, born)
             self._tell(live, batch.order, born)
-        try:
-            await finish(self._identities, batch, guard, handle)
-        except asyncio.CancelledError:
-            await asyncio.shield(self._take_back(batch))
-            raise
+        await finish(self._identities, batch, guard, handle)
         return results(batch, handle.id)
 
-    async def _take_back(self, batch: Batch) -> None:
-        """Cancelled: the request leaves nothing."""
-        for born in batch.born:
+    async def _take_back(self, made: Sequence[LiveMachine]) -> None:
+        """Those that failed by themselves are gone already."""
+        for clone in made:
             with contextlib.suppress(RametError, OSError):
-                await self._remove(born.live.id)
+                await self._remove(clone.id)
 
     def _tell(self, live: LiveMachine, order: Order, born: Born) -> None:
         clone, timings = born.live, born.timings

@@ -31,13 +31,11 @@ from ramet.machine.live import LiveMachine
 from ramet.model.execution import ExecEvent
 from ramet.model.host import Task, TaskState
 from ramet.model.requests import CloneVm, CreateNetwork, NicChange
-from ramet.model.trying import TRY_NETWORK, Changes, TryCommand, TryReport, TryTimings
+from ramet.model.trying import TRY_MARK, TRY_NETWORK, Changes, TryCommand, TryReport, TryTimings
 from ramet.model.views import CloneResult
 
 log = structlog.stdlib.get_logger(__name__)
 
-MARK = "ramet.try"
-"""A configuration key of clones that are to be removed: guests cannot read it."""
 TIMED_OUT = 124
 """The exit code of a command whose time was over, as of timeout(1)."""
 _SPARE_S = 1800.0
@@ -78,7 +76,7 @@ class TryDesk:
 
     async def sweep(self) -> None:
         """At start: no trial runs, so their clones have no use."""
-        for live in [live for live in self._floor.machines.values() if MARK in live.vm.machine.extra_config]:
+        for live in [live for live in self._floor.machines.values() if TRY_MARK in live.vm.machine.extra_config]:
             await self._remove(live.id)
 
     async def start(self, ref: str, request: TryCommand, by_uid: int | None) -> Task:
@@ -132,7 +130,7 @@ class TryDesk:
             names=(trial.name,),
             nics=tuple(NicChange(id=nic.id, network=trial.network or "", connected=True) for nic in cards),
             wait_network_s=0,
-            extra_config={} if keep else {MARK: "remove"},
+            extra_config={} if keep else {TRY_MARK: "remove"},
             ttl_s=None if keep else trial.request.timeout_s + _SPARE_S,
         )
 

@@ -11,6 +11,8 @@ from ramet.model.units import Name
 
 TRY_NETWORK = "try"
 """The isolated port group that is made for clones that are tried in."""
+TRY_MARK = "ramet.try"
+"""A configuration key of clones that are to be removed: guests cannot read it."""
 LONGEST_TRY_S = 7 * 86400.0
 
 
