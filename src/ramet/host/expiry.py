@@ -53,5 +53,8 @@ class Expiry:
         except RametError as exc:
             log.warning("a VM whose time is over could not be removed", vm=live.name, error=str(exc))
             return
+        except Exception:  # a bug of ours at one VM must not let all others live for ever
+            log.exception("a VM whose time is over could not be removed", vm=live.name)
+            return
         self._asked[live.id] = time.time()
         self._floor.rooms.book.emit("vm.expired", f"The time of {live.name} is over.", live.vm)

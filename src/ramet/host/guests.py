@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 from ramet.errors import GuestError, NotFoundError, RametError, StateError, UnsupportedError, UsageError
 from ramet.guest.tools_install import install_tools
@@ -66,10 +66,13 @@ class GuestDesk:
 
     # -- addresses and streams -------------------------------------------------------------------------------------
 
-    async def addresses(self, live: LiveMachine) -> dict[str, tuple[str, ...]]:
-        """IPv4 addresses by MAC, from the leases of its port groups; only what is known without asking the guest."""
+    async def addresses(self, live: LiveMachine, leases: Mapping[str, str] | None = None) -> dict[str, tuple[str, ...]]:
+        """IPv4 addresses by MAC, from the leases of its port groups; only what is known without asking the guest.
+
+        `leases`: what `leases` answered, for many VMs at once.
+        """
         networks, nics = self._floor.rooms.networks, live.vm.machine.nics
-        found = networks.addresses_of(live.id, nics, await self.leases())
+        found = networks.addresses_of(live.id, nics, await self.leases() if leases is None else leases)
         return {nic.mac: (found[nic.id],) for nic in nics if nic.id in found}
 
     async def leases(self) -> dict[str, str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import structlog
 
 from ramet.clone import pool
-from ramet.errors import BusyError, RametError
+from ramet.errors import BusyError, RametError, StateError
 from ramet.host.bell import Bell
 from ramet.host.events import EventLog
 from ramet.host.floor import Floor
@@ -232,7 +232,8 @@ class PoolKeeper:
         """End the refill and every member: those that somebody else is dropping, too, are gone when this returns."""
         keeping = self._shelf.of(source_id)
         if keeping.refill is not None and self._is_refilling(keeping):
-            await self._tasks.cancel(keeping.refill)
+            with contextlib.suppress(StateError):  # it has been told already
+                await self._tasks.cancel(keeping.refill)
             await self._tasks.wait(keeping.refill, LOCK_PATIENCE_S)
         deadline = time.monotonic() + LOCK_PATIENCE_S
         while self._shelf.has_any(source_id) and time.monotonic() < deadline:

@@ -214,14 +214,15 @@ class Host:
     async def list_vms(self) -> list[VmView]:
         machines = sorted(self._floor.shown(), key=lambda live: live.name)
         users = await asyncio.to_thread(self._floor.layer_users)
-        return [await self._view(live, users) for live in machines]
+        leases = await self._guests.leases()
+        return [await self._view(live, users, leases) for live in machines]
 
     async def show_vm(self, ref: str) -> VmView:
         live = self._floor.find(ref)
         return await self._view(live, await asyncio.to_thread(self._floor.layer_users))
 
-    async def _view(self, live: LiveMachine, users: dict[str, int]) -> VmView:
-        addresses = await self._guests.addresses(live)
+    async def _view(self, live: LiveMachine, users: dict[str, int], leases: dict[str, str] | None = None) -> VmView:
+        addresses = await self._guests.addresses(live, leases)
         busy = self._locks.busy_with(live.id)
         return await asyncio.to_thread(vm_view, live, layer_users=users, addresses=addresses, busy_with=busy)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ramet.clone import workflows
 from ramet.clone.check import available_memory_bytes
-from ramet.errors import CapacityError, UsageError
+from ramet.errors import CapacityError, RametError, UsageError
 from ramet.host.creating import check_create, create
 from ramet.host.floor import Floor
 from ramet.host.locks import VmLocks
@@ -20,9 +20,11 @@ from ramet.machine import hardware, power
 from ramet.machine.lifecycle import Operation, allows, next_state
 from ramet.machine.live import LiveMachine
 from ramet.model.host import Task
-from ramet.model.machine import VmState
+from ramet.model.machine import Vm, VmState
 from ramet.model.requests import ChangeVm, CreateVm, StopVm
 from ramet.model.units import MIB, format_bytes
+from ramet.network.firewall import Guard
+from ramet.network.taps import tap_name
 
 MEMORY_RESERVE_BYTES = 256 * MIB
 PATIENCE_S = 5.0
@@ -156,10 +158,18 @@ class VmDesk:
             if self._floor.rooms.networks.privileged:
                 for nic in vm.machine.nics:
                     await self._floor.rooms.networks.release_nic(vm.id, nic)
+                await self._lift_guards(vm)
             for directory in (self._floor.rooms.paths.vm(vm.id), self._floor.rooms.paths.vm_run(vm.id)):
                 await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
         self._floor.rooms.book.emit("vm.removed", f"{vm.name} was removed.", vm)
         await self._floor.collect_layers()
+
+    async def _lift_guards(self, vm: Vm) -> None:
+        """A clone's ports were guarded; the next start would lift what is left, but a daemon may run for months."""
+        taps = [tap_name(vm.id, nic.index) for nic in vm.machine.nics if not nic.is_user_mode]
+        if vm.lineage is not None and taps:
+            with contextlib.suppress(RametError, OSError):
+                await self._floor.rooms.networks.set_port_guards(dict.fromkeys(taps, Guard()))
 
     async def _run(
         self,

@@ -64,3 +64,19 @@ def test_it_wakes_when_the_first_is_due() -> None:
     assert watch._pause_s(100.0) == 10.0
     assert expiry(FakeFloor(later=5000.0), None)._pause_s(100.0) == 30.0
     assert 0 < expiry(FakeFloor(past=50.0), None)._pause_s(100.0) <= 5
+
+
+async def test_a_bug_at_one_vm_does_not_let_the_others_live_on() -> None:
+    floor = FakeFloor(bad=1.0, good=1.0)
+    asked: list[str] = []
+
+    async def remove(vm_id: str) -> None:
+        asked.append(vm_id)
+        if vm_id == "bad":
+            raise KeyError(vm_id)
+
+    watch = expiry(floor, remove)
+    for live in watch._due(200.0):
+        await watch._end(live)
+    assert asked == ["bad", "good"]
+    assert floor.emitted == ["vm.expired"]
