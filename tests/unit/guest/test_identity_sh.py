@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ramet.errors import GuestError
 from ramet.guest.guestfiles import guest_file
 from ramet.guest.identity import encode_plan, parse_acknowledgement
 from ramet.model.identity import Acknowledgement, Part, Plan, PlannedNic
@@ -172,6 +173,63 @@ def test_an_address_that_is_kept_is_left_alone(networked: Guest) -> None:
     assert networked.apply(plan(Part.ADDRESS, address="keep")).done == (Part.ADDRESS,)
     assert not (networked.root / OURS).exists()
     assert not (networked.root / "calls").exists()
+
+
+def test_what_a_dhcp_client_calls_itself_is_forgotten(networked: Guest) -> None:
+    left = ("var/lib/dhcpcd/duid", "var/lib/dhcpcd/secret", "var/lib/dhclient/dhclient--ens3.lease")
+    for name in left:
+        networked.write(name, "the source's")
+    networked.apply(plan(Part.ADDRESS))
+    assert not [name for name in left if (networked.root / name).exists()]
+
+
+def test_a_bridges_port_is_not_given_an_address_beside_the_bridges_own(networked: Guest) -> None:
+    (networked.root / "sys/class/net/ens3/master/bridge").mkdir(parents=True)
+    with pytest.raises(GuestError, match="ens3 is part of a bridge or a bond"):
+        networked.apply(plan(Part.ADDRESS))
+    assert networked.apply(plan(Part.ADDRESS, address="keep")).done == (Part.ADDRESS,)
+
+
+def bind(guest: Guest, mac: str) -> None:
+    """What the driver's device looks like once it is bound anew; nothing here binds it."""
+    for name in ("unbind", "bind"):
+        guest.write(f"sys/class/net/ens3/device/driver/{name}", "")
+    guest.write("sys/class/net/ens3/device/net/ens3/address", f"{mac}\n")
+
+
+def test_a_card_that_no_record_knows_is_told_by_its_driver(guest: Guest) -> None:
+    """In the clone of a bare clone the interface has the MAC of the first source."""
+    guest.write("sys/class/net/ens3/address", "52:54:00:00:00:77\n")
+    bind(guest, MAC)
+    assert guest.apply(plan(Part.NICS)).done == (Part.NICS,)
+    bind(guest, "52:54:00:00:00:78")
+    with pytest.raises(GuestError, match=f"ens3 has the MAC 52:54:00:00:00:78, not {MAC}"):
+        guest.apply(plan(Part.NICS))
+
+
+@pytest.mark.parametrize(("left", "told"), [("", 2), ("ESTAB 0 0 10.0.0.9:22 10.0.0.7:5000", None)])
+def test_connections_that_a_kernel_cannot_end_are_not_said_to_be_ended(
+    networked: Guest, left: str, told: int | None
+) -> None:
+    script = f"case $1 in -K) echo one; echo two ;; *) [ -z '{left}' ] || echo '{left}' ;; esac"
+    networked.write("stubs/ss", f"#!/bin/sh\n{script}\n", 0o755)
+    acknowledged = networked.apply(plan(Part.TCP))
+    assert acknowledged.tcp_killed == (told or 0)
+    assert any("could not be reset" in warning for warning in acknowledged.warnings) is (told is None)
+
+
+def test_the_journal_is_found_under_the_new_machine_id(guest: Guest) -> None:
+    old = "1" * 32
+    guest.write("etc/machine-id", f"{old}\n")
+    guest.write(f"var/log/journal/{old}/system.journal", "entries")
+    told = guest.apply(plan(Part.MACHINE_ID))
+    assert guest.read(f"var/log/journal/{told.machine_id}/system.journal") == "entries"
+
+
+def test_avahi_does_not_go_on_with_the_sources_name(networked: Guest) -> None:
+    networked.write("run/avahi-daemon/pid", "1\n")
+    networked.apply(plan(Part.HOSTNAME))
+    assert "systemctl try-restart --no-block avahi-daemon.service" in networked.read("calls")
 
 
 def test_the_sign_is_written_in_place(guest: Guest) -> None:
