@@ -248,7 +248,8 @@ class Agent:
         env: Mapping[str, str] | None = None,
         timeout_s: float,
     ) -> ExecOutcome:
-        """Run a program in the guest to its end. After `timeout_s` it is killed, and `DeadlineError` raised."""
+        """Run a program in the guest to its end. After `timeout_s`, or when cancelled, it is killed; the former is a
+        `DeadlineError`."""
         pid = await self.spawn(argv, stdin=stdin, env=env)
         try:
             async with asyncio.timeout(timeout_s):
@@ -256,6 +257,9 @@ class Agent:
         except TimeoutError:
             await self.kill(pid)
             raise DeadlineError(f"{argv[0]} did not end within {timeout_s:g} s in the guest.") from None
+        except asyncio.CancelledError:  # a deadline around this one, too: what runs on would meet the next attempt
+            await self.kill(pid)
+            raise
 
     async def spawn(self, argv: Sequence[str], *, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> int:
         """Start a program in the guest; its process id. `ended` must be asked until it has, or the agent keeps it."""

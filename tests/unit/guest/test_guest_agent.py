@@ -65,6 +65,15 @@ async def test_a_program_that_does_not_end_is_killed(fake: FakeAgent, agent: Age
     assert fake.seen[-1][1]["arg"] == ["-c", "kill -KILL 1"]
 
 
+async def test_a_program_is_killed_by_a_deadline_around_it_too(fake: FakeAgent, agent: Agent) -> None:
+    fake.commands["guest-exec"] = lambda _: {"pid": 1}
+    fake.commands["guest-exec-status"] = lambda _: {"exited": False}
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await agent.exec(["sleep", "1000"], timeout_s=1000)
+    assert fake.seen[-1][1]["arg"] == ["-c", "kill -KILL 1"]
+
+
 async def test_a_program_is_needed(agent: Agent) -> None:
     with pytest.raises(UsageError):
         await agent.exec([], timeout_s=1)
