@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from ramet.errors import GuestError, RametError
 from ramet.guest.identity import freeze_hooks
+from ramet.hypervisor.stun_client import to_its_end
 from ramet.machine.live import LiveMachine
 from ramet.model.requests import CloneVm
 
@@ -43,14 +44,20 @@ async def quiesced(live: LiveMachine, request: CloneVm) -> AsyncIterator[Quiesce
     done = Quiesced(timeout_s=timeout_s)
     try:
         if request.freeze_hooks and await _has_agent(live):
-            done = Quiesced(hooks=await freeze_hooks(live.agent, "freeze", timeout_s), timeout_s=timeout_s)
+            # To their end, also when cancelled: one that is cut off in the middle cannot be followed by its thaw hook.
+            hooks, cancelled = await to_its_end(freeze_hooks(live.agent, "freeze", timeout_s))
+            done = Quiesced(hooks=hooks, timeout_s=timeout_s)
+            if cancelled:
+                raise asyncio.CancelledError
         if request.quiesce:
             await _freeze_file_systems(live)
             done = Quiesced(hooks=done.hooks, file_systems=True, timeout_s=timeout_s)
         yield done
     finally:
         if done.any:
-            await asyncio.shield(_wake_source(live, done))
+            _, cancelled = await to_its_end(_wake_source(live, done))
+            if cancelled:
+                raise asyncio.CancelledError
 
 
 async def _has_agent(live: LiveMachine) -> bool:

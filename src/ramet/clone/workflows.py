@@ -26,6 +26,7 @@ from ramet.clone.quiesce import Quiesced, quiesced
 from ramet.clone.seedling import prepare
 from ramet.errors import DamagedError
 from ramet.hypervisor.fork import ForkRequest
+from ramet.hypervisor.stun_client import end_children, to_its_end
 from ramet.machine import blocks
 from ramet.machine.lifecycle import Operation, next_state
 from ramet.machine.live import LiveMachine
@@ -105,13 +106,20 @@ async def _take(
     live: LiveMachine, order: Order, turns: tuple[moments.DiskTurn, ...], requests: Sequence[ForkRequest]
 ) -> tuple[Taken, Quiesced]:
     """The moment, with the guest quiesced for as long as that takes and no longer."""
-    async with contextlib.AsyncExitStack() as stack:
-        try:
-            done = await stack.enter_async_context(quiesced(live, order.request))
-        except BaseException:
-            moments.drop_overlays(live, turns)
-            raise
-        return await moments.take(live, turns, requests, hold=False), done
+    taken = None
+    try:
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                done = await stack.enter_async_context(quiesced(live, order.request))
+            except BaseException:
+                moments.drop_overlays(live, turns)
+                raise
+            taken = await moments.take(live, turns, requests, hold=False)
+        return taken, done
+    except BaseException:
+        if taken is not None:  # cancelled while the source was woken: what was forked is nobody's
+            await to_its_end(end_children(taken.result.forks))
+        raise
 
 
 def _after(identity: Identity, done: Quiesced) -> Identity:
