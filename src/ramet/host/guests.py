@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from ipaddress import IPv4Address
 
 from ramet.errors import GuestError, NotFoundError, RametError, StateError, UnsupportedError, UsageError
 from ramet.guest.tools_install import install_tools
@@ -17,6 +19,8 @@ from ramet.model.host import Task
 from ramet.model.machine import Display, Nic, VmState
 from ramet.model.requests import Exec
 from ramet.model.views import ExecResult
+from ramet.network.addresses import host_range
+from ramet.network.fences import INSIDE_CIDR
 
 CONNECT_TIMEOUT_S = 10.0
 
@@ -111,10 +115,29 @@ class GuestDesk:
             return None
         nics = {nic.mac: nic for nic in live.vm.machine.nics if nic.connected and not nic.is_user_mode}
         for interface in interfaces:
-            found = [address.address for address in interface.addresses if address.kind == "ipv4"]
-            if interface.mac in nics and found:
-                return await self._outer_address(live, nics[interface.mac], found[0])
+            nic = nics.get(interface.mac or "")
+            if nic is not None:
+                told = [address.address for address in interface.addresses if address.kind == "ipv4"]
+                found = believable(told, self._cidr_of(nic), await self._leased_to_others(nic))
+                if found is not None:
+                    return await self._outer_address(live, nic, found)
         return None
+
+    async def _leased_to_others(self, nic: Nic) -> set[str]:
+        """In a fence, the address is the source's, which has it too."""
+        networks = self._floor.rooms.networks
+        if nic.network is None or nic.network not in networks.groups or networks.is_fenced(nic):
+            return set()
+        leases = await networks.leases(nic.network)
+        return {lease.address for mac, lease in leases.items() if mac != nic.mac}
+
+    def _cidr_of(self, nic: Nic) -> str | None:
+        """Of the network that the guest believes to be in."""
+        networks = self._floor.rooms.networks
+        if networks.is_fenced(nic):
+            return nic.inside.cidr if nic.inside is not None else INSIDE_CIDR
+        group = networks.groups.get(nic.network or "")
+        return group.cidr if group is not None else None
 
     async def _outer_address(self, live: LiveMachine, nic: Nic, address: str) -> str | None:
         """What the guest calls `address`, as others know it: in a fence, the translated one."""
@@ -139,6 +162,19 @@ class GuestDesk:
         live.require_process()
         path = live.run_dir.console if kind == "console" else live.run_dir.vnc
         return await asyncio.to_thread(_connect, str(path), live.name)
+
+
+def believable(told: Iterable[str], cidr: str | None, others: Collection[str]) -> str | None:
+    """The first address that a guest may have in its network. Its word alone must not lead a connection elsewhere: to
+    the daemon's own services, to one of the `others`, or out by NAT."""
+    if cidr is None:
+        return None
+    first, last = host_range(cidr)
+    for address in told:
+        with contextlib.suppress(ValueError):
+            if first <= IPv4Address(address) <= last and address not in others:
+                return address
+    return None
 
 
 def _connect(path: str, name: str) -> socket.socket:
