@@ -217,6 +217,10 @@ class _Answer:
     problem: tuple[str, str] | None = None
 
     def take(self, line: str) -> None:
+        if self.problem is not None:  # the last thing that is said, and it may have several lines
+            part, why = self.problem
+            self.problem = part, f"{why} {line}"[:_MAX_TEXT]
+            return
         key, _, value = line.partition(" ")
         match key:
             case "problem":
@@ -295,7 +299,8 @@ def _read(output: bytes) -> _Answer:
     if len(output) > _MAX_BYTES or output.count(b"\n") > _MAX_LINES:
         raise _senseless()
     try:
-        for line in output.decode().split("\n"):
+        # A hook's words need not be UTF-8, and are cut anywhere.
+        for line in output.decode(errors="replace").split("\n"):
             if line:
                 answer.take(_clean(line))
     except ValueError as error:

@@ -156,6 +156,12 @@ def test_the_guests_reason_is_told_without_its_control_characters() -> None:
     assert caught.value.fields["part"] == "ssh-keys"
 
 
+def test_a_reason_of_several_lines_in_any_encoding_is_told() -> None:
+    with pytest.raises(GuestError, match="failed at hooks: caf\ufffd: No space left on device") as caught:
+        parse_acknowledgement(b"done random\nproblem hooks caf\xc3:\nNo space left on device\n")
+    assert caught.value.fields["part"] == "hooks"
+
+
 _KEYS = (
     *("done", "took", "random", "hostname", "machine-id", "ssh-key", "address", "tcp-killed", "warning", "hooks"),
     *("generation", "problem"),
