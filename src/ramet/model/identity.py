@@ -24,7 +24,7 @@ KEEP = "keep"
 
 def check_hostname(name: str) -> str:
     """A DNS label, as hostnames are; raises ValueError."""
-    if not _LABEL.match(name):
+    if not _LABEL.fullmatch(name):
         raise ValueError(f"{name!r} is not a hostname: letters, digits and '-' (not first or last), at most 63")
     return name.lower()
 
@@ -35,7 +35,7 @@ def hostname_from(name: str) -> str:
 
 
 def check_domain(domain: str) -> str:
-    if len(domain) > 200 or not all(_LABEL.match(label) for label in domain.rstrip(".").split(".")):
+    if len(domain) > 200 or not all(_LABEL.fullmatch(label) for label in domain.rstrip(".").split(".")):
         raise ValueError(f"{domain!r} is not a domain name like example.org")
     return domain.rstrip(".").lower()
 

@@ -62,7 +62,7 @@ def format_bytes(size: float) -> str:
 
 def check_name(name: str) -> str:
     """A name of a VM, image or port group; raises ValueError with the rule."""
-    if not _NAME.match(name):
+    if not _NAME.fullmatch(name):
         raise ValueError(
             f"{name!r} is not a usable name: letters, digits, '.', '_' and '-' (not first or last), at most 63"
         )
@@ -72,7 +72,7 @@ def check_name(name: str) -> str:
 def check_mac(mac: str) -> str:
     """A unicast MAC address, lower case with colons."""
     mac = mac.lower().replace("-", ":")
-    if not _MAC.match(mac) or int(mac[:2], 16) & 1 or mac == "00:00:00:00:00:00":
+    if not _MAC.fullmatch(mac) or int(mac[:2], 16) & 1 or mac == "00:00:00:00:00:00":
         raise ValueError(f"{mac!r} is not a unicast MAC address like 52:54:00:12:34:56")
     return mac
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ramet.clone.customize import customization, expand, identity_for, numbered_names
 from ramet.errors import UsageError
-from ramet.model.identity import IdentityState, NicAddress, Part, TcpPolicy, check_hostname, hostname_from
+from ramet.model.identity import IdentityState, NicAddress, Part, TcpPolicy, check_domain, check_hostname, hostname_from
 from ramet.model.machine import Machine, Nic
 from ramet.model.requests import CloneVm
+from ramet.model.units import check_mac, check_name
 
 SOURCE = Machine(name="web", nics=(Nic(id="net0", mac="52:54:00:00:00:01"), Nic(id="net1", mac="52:54:00:00:00:02")))
 CLONE = SOURCE.changed(
@@ -102,7 +105,8 @@ def test_a_plan_is_complete() -> None:
     )
     identity = identity_for(request, CLONE, SOURCE, 1, NONE)
     plan = identity.plan
-    assert plan is not None and identity.holds_links_down
+    assert plan is not None
+    assert identity.holds_links_down
     assert plan.hostname == "web-3"
     assert plan.parts == tuple(part for part in Part if part is not Part.SSH_KEYS)
     assert plan.tcp is TcpPolicy.DROP
@@ -114,7 +118,9 @@ def test_a_plan_is_complete() -> None:
 
 def test_two_plans_are_of_two_generations() -> None:
     one, two = (identity_for(CloneVm(names=("a",)), CLONE, SOURCE, 1, NONE).plan for _ in range(2))
-    assert one and two and one.generation != two.generation
+    assert one
+    assert two
+    assert one.generation != two.generation
 
 
 def test_a_nic_in_a_fence_stays_as_it_was_and_so_do_its_connections() -> None:
@@ -127,7 +133,8 @@ def test_a_nic_in_a_fence_stays_as_it_was_and_so_do_its_connections() -> None:
 def test_a_bare_clone_has_no_plan_and_is_not_held_down() -> None:
     identity = identity_for(CloneVm(names=("a",), bare=True), CLONE, SOURCE, 1, NONE)
     assert identity.state is IdentityState.BARE
-    assert identity.plan is None and not identity.holds_links_down
+    assert identity.plan is None
+    assert not identity.holds_links_down
 
 
 def test_a_nic_that_is_not_there_is_refused() -> None:
@@ -138,3 +145,19 @@ def test_a_nic_that_is_not_there_is_refused() -> None:
 @given(st.from_regex(r"[a-zA-Z0-9]([a-zA-Z0-9._-]{0,61}[a-zA-Z0-9])?", fullmatch=True))
 def test_every_name_gives_a_hostname(name: str) -> None:
     assert check_hostname(hostname_from(name)) == hostname_from(name)
+
+
+@pytest.mark.parametrize(
+    ("check", "good"),
+    [
+        (check_hostname, "web"),
+        (check_domain, "example.org"),
+        (check_name, "web"),
+        (check_mac, "52:54:00:00:00:01"),
+    ],
+)
+def test_a_line_ends_no_name(check: Callable[[str], str], good: str) -> None:
+    """These go into the lines of other programs' files."""
+    assert check(good) == good
+    with pytest.raises(ValueError, match=r"\\n"):
+        check(f"{good}\n")
