@@ -30,6 +30,7 @@ from ramet.host.vms import VmDesk
 from ramet.machine.live import LiveMachine
 from ramet.model.execution import ExecEvent
 from ramet.model.host import Task, TaskState
+from ramet.model.machine import Nic
 from ramet.model.requests import CloneVm, CreateNetwork, NicChange
 from ramet.model.trying import TRY_MARK, TRY_NETWORK, Changes, TryCommand, TryReport, TryTimings
 from ramet.model.views import CloneResult
@@ -128,7 +129,7 @@ class TryDesk:
         keep = trial.request.keep
         return CloneVm(
             names=(trial.name,),
-            nics=tuple(NicChange(id=nic.id, network=trial.network or "", connected=True) for nic in cards),
+            nics=tuple(_alone(nic, trial.network) for nic in cards),
             wait_network_s=0,
             extra_config={} if keep else {TRY_MARK: "remove"},
             ttl_s=None if keep else trial.request.timeout_s + _SPARE_S,
@@ -235,6 +236,13 @@ class TryDesk:
                 log.warning("the clone of a trial could not be removed", vm=vm_id, error=str(exc))
             else:
                 return
+
+
+def _alone(nic: Nic, network: str | None) -> NicChange:
+    """A card in user mode leads out by the host, and cannot be on a port group in a clone: it is unplugged."""
+    if nic.is_user_mode:
+        return NicChange(id=nic.id, connected=False)
+    return NicChange(id=nic.id, network=network or "", connected=True)
 
 
 @contextmanager

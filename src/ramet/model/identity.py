@@ -146,7 +146,7 @@ class Plan(Model):
     """They were frozen when the moment was taken: the agent must thaw them before anything else."""
     hooks_timeout_s: float = Field(default=30.0, gt=0, le=3600)
     timeout_s: float = Field(default=120.0, gt=0, le=7200)
-    """For the acknowledgement, from the clone's first instruction on."""
+    """For the acknowledgement, from when the guest is asked: of many clones a few are at the same time."""
 
     def has(self, part: Part) -> bool:
         return part in self.parts
