@@ -96,9 +96,11 @@ def test_clone_prints_what_programs_read(ramet: Ramet) -> None:
     assert [clone["name"] for clone in clones] == ["one", "two"]
     assert all(clone["timings_ms"]["total"] >= clone["timings_ms"]["stun"] > 0 for clone in clones)
     assert "  one  running  live clone\n" in ramet("tree")
+    assert {clone["identity"] for clone in clones} == {"acknowledged"}
     page = ramet("vm", "show", "one")
     assert "cloned from  web, while it ran" in page
-    assert "link down" in page
+    assert "identity     its own, one, generation " in page
+    assert f"connected  {clones[0]['addresses']['net0']}" in page
     ramet("vm", "rm", "--force", "one", "two")
 
 
@@ -220,12 +222,14 @@ def test_the_console_has_scrollback(ramet: Ramet) -> None:
 
 
 def test_the_demo_holds_and_leaves_nothing(folder: Path) -> None:
-    argv = [*PROGRAM, "demo", "--micro", "--live", "1", "--frozen", "2", "--json"]
+    argv = [*PROGRAM, "demo", "--micro", "--live", "1", "--frozen", "2", "--many", "3", "--json"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=280, check=False, env=alone(folder))
     assert done.returncode == 0, done.stderr
     data = json.loads(done.stdout)
     assert data["ok"] is True
-    assert [machine["name"] for machine in data["machines"]] == ["origin", "live-1", "frozen-1", "frozen-2"]
+    names = [machine["name"] for machine in data["machines"]]
+    assert names == ["origin", "live-1", "frozen-1", "frozen-2", "pod-1", "pod-2", "pod-3"]
+    assert len({one["random"] for one in data["identities"]}) == 6
     assert all(machine["memory"]["unique_bytes"] > 0 for machine in data["machines"])
     assert list(folder.iterdir()) == []
 
