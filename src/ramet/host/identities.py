@@ -107,7 +107,7 @@ class IdentityDesk:
     async def resume(self) -> None:
         """In the background: clones whose identity a former daemon did not see acknowledged are asked again, and those
         that it saw may still lack their links."""
-        clones = [live for live in self._floor.machines.values() if live.vm.state is VmState.RUNNING]
+        clones = [live for live in self._floor.machines.values() if self._is_free(live)]
         due = [live for live in clones if live.vm.identity.state is IdentityState.PENDING]
         unsure = [live for live in clones if live.vm.identity.state is IdentityState.ACKNOWLEDGED]
         if not due and not unsure:
@@ -121,6 +121,10 @@ class IdentityDesk:
                     group.create_task(self._link_up(live), name=f"links of {live.name}")
 
         await self._tasks.start("host.identities", f"{len(due) + len(unsure)} clones", work, cancellable=True)
+
+    def _is_free(self, live: LiveMachine) -> bool:
+        """In touch, and nobody is asking it already."""
+        return live.vm.state is VmState.RUNNING and live.process is not None and not live.identifying
 
     async def _link_up(self, live: LiveMachine) -> None:
         async with self._gate:

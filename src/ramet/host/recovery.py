@@ -65,17 +65,20 @@ class Recovery:
             return
         await self._try_adopt(live, process)
 
-    async def _try_adopt(self, live: LiveMachine, process: QemuProcess) -> None:
+    async def _try_adopt(self, live: LiveMachine, process: QemuProcess) -> bool:
         """A VM that does not answer is left alone, and tried again: a busy QEMU is no reason to lose a guest."""
         try:
             await self._adopt(live, process)
+            return True
         except (RametError, OSError) as exc:
             _log.error("%s does not answer yet: %s", live.name, exc)
             self._floor.rooms.book.emit("host.warning", f"{live.name} does not answer its daemon: {exc}", live.vm)
             await live.detach()
+            return False
 
-    async def adopt_lost(self) -> None:
-        """Once more for VMs that run and did not answer."""
+    async def adopt_lost(self) -> bool:
+        """Once more for VMs that run and did not answer; whether there are some that do now."""
+        found = False
         for live in list(self._floor.machines.values()):
             if live.vm.process is None or live.process is not None:
                 continue
@@ -83,7 +86,8 @@ class Recovery:
             if process is None:
                 await self._without_process(live, half_made=False)
             else:
-                await self._try_adopt(live, process)
+                found |= await self._try_adopt(live, process)
+        return found
 
     async def _without_process(self, live: LiveMachine, *, half_made: bool) -> None:
         vm = live.vm
@@ -184,7 +188,8 @@ class Recovery:
             if directory.name not in self._floor.machines:
                 await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
         if rooms.networks.privileged:
-            taps = {tap for live in self._floor.machines.values() for tap in live.taps.values()}
+            # By the record: one that runs and does not answer yet needs its taps all the same.
+            taps = {tap for live in self._floor.machines.values() if live.vm.is_on for tap in _taps_of(live).values()}
             known = {tap_name(vm.id, nic.index) for vm in self._floor.inventory.vms() for nic in vm.machine.nics}
             groups = {network.name for network in self._floor.inventory.networks.all()}
             await rooms.networks.collect(taps, groups, known)

@@ -182,7 +182,8 @@ class Host:
         while True:
             await asyncio.sleep(ADOPT_EVERY_S)
             try:
-                await self._recovery.adopt_lost()
+                if await self._recovery.adopt_lost():
+                    await self._identities.resume()  # nobody asked them either
             except (RametError, OSError) as exc:
                 log.warning("a VM could not be adopted", error=str(exc))
 
