@@ -193,9 +193,11 @@ class Networks:
         await self._thread.netlink(portgroups.ensure_bridge, network)
         self._groups[network.name] = network
         await self._apply_rules()
-        if network.uplink and not await self._thread.netlink(uplink.is_connected, network):
-            await self._outside_netlink(uplink.connect, network, self.namespace)
         if network.uplink:
+            if await self._thread.netlink(uplink.is_connected, network):
+                await self._outside_netlink(uplink.mend, network)
+            else:
+                await self._outside_netlink(uplink.connect, network, self.namespace)
             await self._thread.netlink(uplink.plug, network)
         self._dhcp.set_reservations(network.name, self._ledger.reservations(network.name))
         if serves_names(network):

@@ -114,6 +114,17 @@ def _explained(error: OSError, text: str, uplink: Uplink) -> Exception:
     return ToolError(f"No port could be made on {text}: {error.strerror}")
 
 
+def mend(links: Links, network: Network) -> None:
+    """Plug the cable of a port that is there into the host's bridge, which may have been made anew. Runs on the host.
+
+    A crash between the making of the cable and its plugging in leaves it so, too.
+    """
+    assert network.uplink is not None
+    uplink, cable = parse(network.uplink), _cable_name(port_name(network))
+    if uplink.vlan is None and links.exists(cable):
+        links.set_master(cable, check_host(links, uplink).name)
+
+
 def _cable_name(port: str) -> str:
     """The end that is a port of the host's bridge."""
     return "rh-" + port.removeprefix(PORT_PREFIX)

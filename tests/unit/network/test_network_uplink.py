@@ -67,6 +67,25 @@ async def test_guests_are_in_the_network_beyond(tmp_path: Path, bridge: bool) ->
         assert without_link_local(await host.run("ip", "-br", "addr")) == without_link_local(before)
 
 
+@needs_privilege
+async def test_a_bridge_of_the_host_that_was_made_anew_is_found_again(tmp_path: Path) -> None:
+    async with Room() as host, Room() as world:
+        await host_with(world, host, bridge=True)
+        wire = WIRE.changed(uplink="br0")
+        async with Lab(tmp_path, outside=host) as lab:
+            await lab.networks.ensure(wire)
+            guest = await lab.guest("wire", "203.0.113.9/24")
+            await host.run("ip", "link", "del", "br0")
+            await host.run("ip", "link", "add", "br0", "type", "bridge")
+            await host.run("ip", "link", "set", "eth1", "master", "br0")
+            await host.run("ip", "link", "set", "br0", "up")
+            assert not await guest.reaches("203.0.113.1")
+            await lab.restart()
+            await lab.networks.restore([wire])
+            assert lab.networks.warnings == []
+            assert await guest.reaches("203.0.113.1")
+
+
 def without_link_local(text: str) -> list[list[str]]:
     return [[word for word in line.split() if not word.startswith("fe80")] for line in text.splitlines()]
 
