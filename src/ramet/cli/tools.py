@@ -47,7 +47,10 @@ def install_agent(session: Session, view: VmView, user: str, identity: str | Non
     session.client.address_of(view.id)
     argv = ssh_argv(ssh, session.state_dir, view, user, identity, [_BECOME_ROOT])
     try:
-        done = subprocess.run(argv, input=_INSTALL.encode(), stderr=subprocess.PIPE, timeout=INSTALL_S)
+        # What a guest's shell says at its start is neither data nor for this terminal.
+        done = subprocess.run(
+            argv, input=_INSTALL.encode(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=INSTALL_S
+        )
     except subprocess.TimeoutExpired:
         raise DeadlineError(f"The guest agent was not installed within {INSTALL_S:.0f} s.") from None
     if done.returncode:
