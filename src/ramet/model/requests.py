@@ -14,6 +14,7 @@ from ramet.model.units import Cidr, Mac, Name
 
 MAX_CLONES = 256
 """Of one request."""
+DEFAULT_HOOKS_S = 30.0
 
 
 class NicRequest(Model):
@@ -125,7 +126,7 @@ class CloneVm(Model):
     tcp: TcpPolicy = TcpPolicy.RESET
     customize: dict[str, str] = Field(default_factory=dict, max_length=64)
     """hostname, domain, dns, address, gateway, netN.address, netN.gateway; {n} and {name} stand for the clone's."""
-    hooks_timeout_s: float = Field(default=30.0, gt=0, le=3600)
+    hooks_timeout_s: float = Field(default=DEFAULT_HOOKS_S, gt=0, le=3600)
     identity_timeout_s: float = Field(default=120.0, gt=0, le=7200)
     wait_network_s: float = Field(default=10.0, ge=0, le=600)
     """How long the task waits, after the links are up, until each clone has an address. Not to have one is no error."""
@@ -172,6 +173,11 @@ class CloneVm(Model):
             raise ValueError("connect and disconnect_nics exclude each other")
         if self.bare and self.customize:
             raise ValueError("a bare clone is not customized: leave out bare, or the values")
+        if not self.bare and self.hooks_timeout_s > max(self.identity_timeout_s, DEFAULT_HOOKS_S):
+            raise ValueError(
+                f"hooks are a part of the identity, which is over after {self.identity_timeout_s:g} s: "
+                f"their {self.hooks_timeout_s:g} s need an identity timeout that is longer"
+            )
         return self
 
     @property

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from ramet.clone.customize import customization, expand, identity_for, numbered_names
 from ramet.errors import UsageError
@@ -161,3 +162,11 @@ def test_a_line_ends_no_name(check: Callable[[str], str], good: str) -> None:
     assert check(good) == good
     with pytest.raises(ValueError, match=r"\\n"):
         check(f"{good}\n")
+
+
+def test_hooks_that_may_outlast_the_identity_are_a_mistake() -> None:
+    with pytest.raises(ValidationError, match="part of the identity"):
+        CloneVm(names=("a",), hooks_timeout_s=300)
+    assert CloneVm(names=("a",), hooks_timeout_s=300, identity_timeout_s=400).hooks_timeout_s == 300
+    assert CloneVm(names=("a",), identity_timeout_s=5).identity_timeout_s == 5
+    assert CloneVm(names=("a",), bare=True, hooks_timeout_s=300).bare
