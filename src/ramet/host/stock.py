@@ -28,6 +28,8 @@ class StockDesk:
         self._floor = floor
         self._tasks = tasks
         self._building: set[str] = set()
+        self._networking = asyncio.Lock()
+        """One change of port groups at a time: each begins with what the one before has left."""
 
     # -- images ----------------------------------------------------------------------------------------------------
 
@@ -162,10 +164,11 @@ class StockDesk:
 
     async def create_network(self, request: CreateNetwork) -> Network:
         """Raises ConflictError (name, overlapping addresses), PrivilegeError; nothing is left then."""
-        if self._floor.inventory.networks.get(request.name) is not None:
-            raise ConflictError(f"There is a port group {request.name!r} already.", hint="Choose another name.")
-        network = await self._floor.rooms.networks.ensure(Network.model_validate(request.model_dump()))
-        await self._floor.inventory.networks.add(network)
+        async with self._networking:
+            if self._floor.inventory.networks.get(request.name) is not None:
+                raise ConflictError(f"There is a port group {request.name!r} already.", hint="Choose another name.")
+            network = await self._floor.rooms.networks.ensure(Network.model_validate(request.model_dump()))
+            await self._floor.inventory.networks.add(network)
         self._floor.rooms.book.emit("network.created", f"The port group {network.name} was created.")
         return network
 
@@ -175,14 +178,20 @@ class StockDesk:
 
     async def change_network(self, name: str, request: ChangeNetwork) -> Network:
         """At once, for guests that are plugged in too. What is refused, or fails, leaves everything as it was."""
-        before = self._floor.inventory.networks.find(name)
-        network = await self._floor.rooms.networks.ensure(changed_network(before, request))
-        await self._floor.inventory.networks.put(network)
+        async with self._networking:
+            before = self._floor.inventory.networks.find(name)
+            network = await self._floor.rooms.networks.ensure(changed_network(before, request))
+            await self._floor.inventory.networks.put(network)
         self._floor.rooms.book.emit("network.changed", f"The port group {name} was changed.")
         return network
 
     async def remove_network(self, name: str) -> None:
-        network = self._floor.inventory.networks.find(name)
+        async with self._networking:
+            await self._remove_network(self._floor.inventory.networks.find(name))
+        self._floor.rooms.book.emit("network.removed", f"The port group {name} was removed.")
+
+    async def _remove_network(self, network: Network) -> None:
+        name = network.name
         users = [
             live.name for live in self._floor.machines.values() for nic in live.vm.machine.nics if nic.network == name
         ]
@@ -191,8 +200,7 @@ class StockDesk:
                 f"The port group {name!r} is used by {users[0]!r}.", hint="Move its NIC to another, or remove the VM."
             )
         await self._floor.inventory.networks.remove(name)
-        await self._floor.rooms.networks.remove(network.name)
-        self._floor.rooms.book.emit("network.removed", f"The port group {name} was removed.")
+        await self._floor.rooms.networks.remove(name)
 
     async def ensure_networks(self) -> None:
         """At start: what the inventory knows exists in the kernel, and a default port group where one may."""
