@@ -29,6 +29,7 @@ _LAST_POLL_S = 0.1
 _CLEANUP_S = 2.0
 _PING_S = 5.0
 _SHUTDOWN_ANSWER_S = 1.0
+_FORBIDDEN = "Agents of RHEL and its kin may not run programs or touch files: see /etc/sysconfig/qemu-ga in the guest."
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -132,6 +133,7 @@ def _refuse(command: str, error: Any) -> NoReturn:
     text = "".join(c if c.isprintable() else "?" for c in told.description[:500])
     raise GuestError(
         f"The guest agent refused {command}: {text or told.error_class}.",
+        hint=_FORBIDDEN if told.error_class == "CommandNotFound" else None,
         command=command,
         error_class=told.error_class,
     )

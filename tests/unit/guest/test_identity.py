@@ -272,3 +272,6 @@ async def test_an_agent_that_may_run_nothing_has_no_hooks(fake: FakeAgent, agent
 
     fake.commands["guest-exec"] = refuse
     assert not await freeze_hooks(agent, "freeze", 5)
+    with pytest.raises(GuestError) as caught:
+        await apply(agent, Plan(hostname="web", parts=NO_CLOCK), entropy=SEED)
+    assert "/etc/sysconfig/qemu-ga" in (caught.value.hint or "")
