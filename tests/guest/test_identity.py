@@ -280,3 +280,17 @@ async def test_an_address_of_somebody_elses_is_not_set_twice(host: Host, guests:
     assert second.problem is not None
     assert first.addresses["net0"] in second.problem
     assert await guests.sh("thief", "cat /sys/class/net/eth0/carrier") == "0"
+
+
+async def test_a_key_finds_what_a_crash_left(host: Host, guests: Guests, source: str) -> None:
+    """As when the task of the first time ended with its daemon, and its clones live on."""
+    request = CloneVm(names=("kept-1", "kept-2"), key="order-8", bare=True)
+    (first, second) = await clone(host, guests, source, request)
+    lost = host.tasks._tasks.pop(first.task)
+    assert lost.key == "order-8"
+    await guests.remove("kept-2")
+    (again, other) = await clone(host, guests, source, request)
+    assert again.id == first.id
+    assert other.id != second.id
+    assert again.ok
+    assert other.ok

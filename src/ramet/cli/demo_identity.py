@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ramet.cli.output import Column
@@ -54,10 +54,15 @@ def face(view: VmView, addresses: Iterable[str], drawn: str) -> Face:
     )
 
 
-def alike(faces: Iterable[Face]) -> list[str]:
-    """Sentences about what two clones have in common that they must not."""
+def alike(faces: Sequence[Face]) -> list[str]:
+    """Sentences about what two clones have in common that they must not, or what only some of them have."""
     complaints = []
     seen: dict[tuple[str, str], str] = {}
+    for what in ("hostname", "address", "mac", "machine_id", "ssh_key", "random", "generation"):
+        without = [one.name for one in faces if not getattr(one, what)]
+        always = what in ("hostname", "mac", "random", "generation")
+        if without and (always or len(without) < len(faces)):
+            complaints.append(f"No {what.replace('_', '-')} is known of {', '.join(without)}.")
     for one in faces:
         for what in ("hostname", "address", "mac", "machine_id", "ssh_key", "random", "generation"):
             value = getattr(one, what)

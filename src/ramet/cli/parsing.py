@@ -130,7 +130,8 @@ def customizations(items: Iterable[str] | None) -> dict[str, str]:
             key, sign, value = part.partition("=")
             if not sign or not key or not value:
                 raise UsageError(
-                    f"--customize {part!r} is not KEY=VALUE.", hint="Write it like hostname=web-{n},address=dhcp."
+                    f"--customize {part!r} is not KEY=VALUE.",
+                    hint="Write it like hostname=web-{n},address=dhcp; several values of dns like 10.0.0.1+10.0.0.2.",
                 )
             values[key.strip()] = value.strip()
     return values

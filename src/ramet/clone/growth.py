@@ -66,6 +66,7 @@ def record_of(live: LiveMachine, order: Order, index: int, moment_id: str) -> Vm
     identity, ttl_s = order.identities[index], order.request.ttl_s
     return record.changed(
         identity=identity,
+        request_key=order.request.key,
         generation=identity.plan.generation if identity.plan else record.generation,
         expires_at=None if ttl_s is None else record.created_at + ttl_s,
     )

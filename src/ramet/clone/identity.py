@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface
 
@@ -63,7 +63,7 @@ async def _give(live: LiveMachine, guard: Guard | None) -> Acknowledgement:
     next_state(live.vm.state, Operation.REACH_GUEST, name=live.name)
     try:
         reach("identity.begun")
-        await _claim_addresses(live, plan)
+        await _claim_addresses(live)
         acknowledgement = await _ask(live, plan)
         reach("identity.acknowledged")
         await _set_guards(live, guard)
@@ -96,13 +96,20 @@ async def _ask(live: LiveMachine, plan: Plan) -> Acknowledgement:
     return acknowledgement
 
 
-async def _claim_addresses(live: LiveMachine, plan: Plan) -> None:
-    """What is set by hand must not be leased to anybody else. ConflictError when it is somebody's."""
+def set_by_hand(live: LiveMachine) -> Iterator[tuple[str, str, str]]:
+    """Port group, MAC and address of each NIC whose plan has an address."""
     nics = {nic.id: nic for nic in live.vm.machine.nics}
-    for planned in plan.nics:
+    plan = live.vm.identity.plan
+    for planned in plan.nics if plan is not None else ():
         nic = nics.get(planned.id)
         if planned.is_static and nic is not None and nic.network and not nic.is_user_mode:
-            await live.rooms.networks.claim_address(nic.network, nic.mac, str(IPv4Interface(planned.address).ip))
+            yield nic.network, nic.mac, str(IPv4Interface(planned.address).ip)
+
+
+async def _claim_addresses(live: LiveMachine) -> None:
+    """What is set by hand must not be leased to anybody else. ConflictError when it is somebody's."""
+    for network, mac, address in set_by_hand(live):
+        await live.rooms.networks.claim_addresses(network, {mac: address})
 
 
 async def _failed(live: LiveMachine, plan: Plan, error: Exception) -> None:

@@ -41,6 +41,11 @@ class Born:
     def name(self) -> str:
         return self.live.name
 
+    @property
+    def is_new(self) -> bool:
+        """Made now; not by the same request before a crash."""
+        return self.timings.total > 0
+
     @classmethod
     def of_seedling(cls, seedling: Seedling) -> Born:
         return cls(seedling.live, seedling.timings)
@@ -104,7 +109,9 @@ async def finish(identities: IdentityDesk, batch: Batch, guard: Guard, handle: T
     for vm_id, problems in (await identities.wake_bare(lives, batch.quiesced)).items():
         next(born for born in batch.born if born.live.id == vm_id).warnings += problems
     for born in batch.born:
-        born.warnings += await reshape(born.live, batch.request)
+        if born.is_new:
+            born.warnings += await reshape(born.live, batch.request)
+    await identities.claim(lives)
     with handle.step("identity"):
         acknowledged = await identities.give_all(lives, guard, _counting(handle, batch))
     for born in batch.born:

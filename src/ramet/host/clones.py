@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import time
@@ -25,7 +26,7 @@ from ramet.machine.live import LiveMachine
 from ramet.model.host import Task
 from ramet.model.machine import Moment
 from ramet.model.requests import CloneVm
-from ramet.model.views import CloneForecast, CloneResult
+from ramet.model.views import CloneForecast, CloneResult, CloneTimings
 from ramet.network.firewall import Guard
 
 
@@ -74,30 +75,44 @@ class CloneDesk:
         self, live: LiveMachine, request: CloneVm, by_uid: int | None, accepted_at: float, digest: str | None = None
     ) -> Task:
         await until_free(self._locks, live, "clone", shared=live.vm.frozen)
-        first = check(live, request, self._floor.is_taken, accepted_at)
+        before = self._made_before(live, request.key)
+        first = check(live, request, lambda name: name not in before and self._floor.is_taken(name), accepted_at)
         target = ", ".join(first.names[:3]) + (" …" if len(first.names) > 3 else "")
 
         async def work(handle: TaskHandle) -> list[CloneResult]:
             made: list[LiveMachine] = []
             try:
-                return await self._clone(live, first, made, handle)
-            except BaseException:  # cancelled, wherever that met it, or failed as a whole: the request leaves nothing
-                await to_its_end(self._take_back(made))
-                raise
+                return await self._clone(live, first, before, made, handle)
+            except BaseException as exc:  # cancelled, or failed as a whole: the request leaves nothing
+                if handle.cancel_requested or not isinstance(exc, asyncio.CancelledError):
+                    await to_its_end(self._take_back(made))
+                raise  # else the daemon stops: the next one goes on with what runs
 
         return await self._tasks.start(
             "clone", target, work, vm_id=live.id, by_uid=by_uid, key=request.key, digest=digest, cancellable=True
         )
 
+    def _made_before(self, live: LiveMachine, key: str | None) -> dict[str, LiveMachine]:
+        """By name: clones of a request with this key, whose task a crash of the daemon has ended."""
+        clones = [] if key is None else list(self._floor.machines.values())
+        return {clone.name: clone for clone in clones if clone.vm.request_key == key and _is_clone(clone, live)}
+
     async def _clone(
-        self, live: LiveMachine, first: Order, made: list[LiveMachine], handle: TaskHandle
+        self,
+        live: LiveMachine,
+        first: Order,
+        before: dict[str, LiveMachine],
+        made: list[LiveMachine],
+        handle: TaskHandle,
     ) -> list[CloneResult]:
         """`made` is told of every clone that others can see, before it runs."""
-        with self._floor.reserve(*first.names):
+        with self._floor.reserve(*first.without(before).names):
             async with self._locks.hold(live.id, "clone", shared=first.workflow == "frozen", wait_s=PATIENCE_S):
                 order = self._checked_again(live, first)
                 guard = await self._identities.guard(live)
-                batch = await self._grow(live, order, made, handle)
+                rest = order.without(before)
+                batch = await self._grow(live, rest, made, handle) if rest.names else Batch(order, [])
+        batch.order, batch.born = order, [*batch.born, *(Born(clone, CloneTimings()) for clone in before.values())]
         with contextlib.suppress(RametError):  # the clones are there, whatever becomes of their source now
             await self._shorten_soon(live)
         return await self._finish(live, batch, guard, handle)
@@ -154,8 +169,9 @@ class CloneDesk:
     async def _finish(self, live: LiveMachine, batch: Batch, guard: Guard, handle: TaskHandle) -> list[CloneResult]:
         """The clones run: tell of them, give them their identities, reshape them, wait for their addresses."""
         for born in batch.born:
-            note_steps(handle, born)
-            self._tell(live, batch.order, born)
+            if born.is_new:
+                note_steps(handle, born)
+                self._tell(live, batch.order, born)
         await finish(self._identities, batch, guard, handle)
         return results(batch, handle.id)
 
@@ -238,6 +254,10 @@ class CloneDesk:
             return {"disks": done}
 
         await self._tasks.start("vm.shorten", live.name, work, vm_id=live.id)
+
+
+def _is_clone(vm: LiveMachine, source: LiveMachine) -> bool:
+    return vm.vm.lineage is not None and vm.vm.lineage.source_id == source.id
 
 
 def _digest(live: LiveMachine, request: CloneVm) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
-from ramet.clone.identity import accept_bare, check_not_asked, give, guard_of, open_links, wait_on_network
+from ramet.clone.identity import accept_bare, check_not_asked, give, guard_of, open_links, set_by_hand, wait_on_network
 from ramet.clone.quiesce import Quiesced, wake
 from ramet.errors import RametError, StateError
 from ramet.host.floor import Floor
@@ -17,7 +17,7 @@ from ramet.host.tasks import TaskHandle, TaskManager
 from ramet.machine.live import LiveMachine
 from ramet.model.host import Task
 from ramet.model.identity import IdentityState
-from ramet.model.machine import VmState
+from ramet.model.machine import Nic, VmState
 from ramet.network.firewall import Guard
 
 log = structlog.stdlib.get_logger(__name__)
@@ -34,12 +34,35 @@ class IdentityDesk:
         self._gate = asyncio.Semaphore(parallel)
 
     async def guard(self, source: LiveMachine) -> Guard:
-        """What no clone of `source` may send: read once for all of them."""
+        """What no clone of `source` may send: read once for all of them. What the source has set by hand is claimed for
+        it, so that no clone is given that by DHCP."""
         networks = self._floor.rooms.networks
+        if not networks.privileged:
+            return guard_of(source, {})
         addresses: Mapping[str, str] = {}
         with contextlib.suppress(RametError, OSError):
-            addresses = await networks.addresses() if networks.privileged else {}
+            addresses = await networks.addresses()
+            for nic in source.vm.machine.nics:
+                await self._claim_unleased(nic, addresses.get(nic.mac))
         return guard_of(source, addresses)
+
+    async def _claim_unleased(self, nic: Nic, address: str | None) -> None:
+        networks = self._floor.rooms.networks
+        group = networks.groups.get(nic.network or "")
+        if address is None or group is None or not group.dhcp or group.fenced:
+            return
+        if nic.mac not in await networks.leases(group.name):
+            await networks.claim_addresses(group.name, {nic.mac: address})
+
+    async def claim(self, clones: Sequence[LiveMachine]) -> None:
+        """The addresses that will be set by hand, all at once. Whose is not to be had learns it by itself, later."""
+        wanted: dict[str, dict[str, str]] = {}
+        for live in clones:
+            for network, mac, address in set_by_hand(live):
+                wanted.setdefault(network, {})[mac] = address
+        for network, claims in wanted.items():
+            with contextlib.suppress(RametError, OSError):
+                await self._floor.rooms.networks.claim_addresses(network, claims)
 
     async def give_all(
         self, clones: Sequence[LiveMachine], guard: Guard | None, told: Callable[[LiveMachine], None] = lambda _: None

@@ -165,9 +165,10 @@ class VmDesk:
         await self._floor.collect_layers()
 
     async def _lift_guards(self, vm: Vm) -> None:
-        """A clone's ports were guarded; the next start would lift what is left, but a daemon may run for months."""
-        taps = [tap_name(vm.id, nic.index) for nic in vm.machine.nics if not nic.is_user_mode]
-        if vm.lineage is not None and taps:
+        """Of the VM's own ports; and of its clones', for what was its addresses may be anybody's from now on."""
+        gone = [vm, *(live.vm for live in self._floor.machines.values() if _is_clone_of(live.vm, vm))]
+        taps = [tap_name(one.id, nic.index) for one in gone if one.lineage for nic in one.machine.nics]
+        if taps:
             with contextlib.suppress(RametError, OSError):
                 await self._floor.rooms.networks.set_port_guards(dict.fromkeys(taps, Guard()))
 
@@ -190,6 +191,10 @@ class VmDesk:
             return {"id": live.id, "name": live.name, "state": live.vm.state.value}
 
         return await self._tasks.start(kind, live.name, under_lock, vm_id=live.id)
+
+
+def _is_clone_of(vm: Vm, source: Vm) -> bool:
+    return vm.lineage is not None and vm.lineage.source_id == source.id
 
 
 def _expiry(request: ChangeVm) -> dict[str, Any]:

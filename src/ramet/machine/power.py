@@ -15,6 +15,8 @@ from ramet.machine.lifecycle import Happening, Operation, next_state
 from ramet.machine.live import LiveMachine
 from ramet.machine.wiring import wire
 from ramet.model.machine import VmState
+from ramet.network.firewall import Guard
+from ramet.network.taps import tap_name
 
 KILL_TIMEOUT_S = 10.0
 CLOCK_TIMEOUT_S = 5.0
@@ -50,6 +52,7 @@ async def _settle_machine_type(live: LiveMachine) -> None:
 
 async def _launch(live: LiveMachine, *, incoming: bool) -> None:
     rooms = live.rooms
+    await _lift_guards(live)
     plan = await wire(live, attach=True, forked=False, incoming=incoming)
     process = await QemuProcess.launch(plan, rooms.user)
     await asyncio.to_thread(live.confine, process)
@@ -68,6 +71,14 @@ async def _launch(live: LiveMachine, *, incoming: bool) -> None:
         if isinstance(exc, PeerError) and (reason := process.exit_reason()):
             raise QemuError(f"QEMU did not start {live.name!r}: {reason}") from exc
         raise
+
+
+async def _lift_guards(live: LiveMachine) -> None:
+    """A clone that boots says nothing of its source's any more: its identity is on its disk. Its taps have the names of
+    before, and what guarded them would still stand."""
+    taps = [tap_name(live.id, nic.index) for nic in live.vm.machine.nics if not nic.is_user_mode]
+    if live.vm.lineage is not None and taps and live.rooms.networks.privileged:
+        await live.rooms.networks.set_port_guards(dict.fromkeys(taps, Guard()))
 
 
 async def restore_links(live: LiveMachine, *, all_: bool) -> None:

@@ -235,6 +235,8 @@ class Vm(Model):
     identity: Identity = Identity()
     expires_at: float | None = None
     """Unix time at which the VM is removed."""
+    request_key: str | None = None
+    """The key of the request that cloned it: asked again after a crash, that request finds what it has made."""
     pool_of: str | None = None
     """The id of the frozen VM whose pool it waits in, loaded and paused; nobody's VM until it is taken."""
 

@@ -352,14 +352,14 @@ class Networks:
         async with self._changing:
             await self._reservations.replace(self._group(network), reservations)
 
-    async def claim_address(self, network: str, mac: str, address: str) -> None:
-        """One more reservation: for a guest that sets its address itself, so that nobody else is given it.
+    async def claim_addresses(self, network: str, claims: Mapping[str, str]) -> None:
+        """More reservations, MAC -> address: for guests that set theirs themselves, so that nobody else is given it.
 
         Nothing to do on a port group that hands out no addresses, or for one outside of its network. ConflictError
-        when somebody else has it.
+        when somebody else has one: then nothing has changed.
         """
         async with self._changing:
-            await self._reservations.claim(self._group(network), mac, address)
+            await self._reservations.claim(self._group(network), claims)
 
     async def release(self, mac: str) -> None:
         """Give the leases and reservations of a MAC back, when its VM is removed; idempotent.

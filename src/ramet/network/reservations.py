@@ -43,13 +43,15 @@ class Reservations:
             await self._tell(group)
             raise ConflictError(f"{lost[0]} was just given to somebody else.", hint="Choose another address.")
 
-    async def claim(self, group: Network, mac: str, address: str) -> None:
-        """One more. Nothing to do where no addresses are handed out, or for one outside of the group's network."""
-        if group.cidr is None or group.fenced or IPv4Address(address) not in IPv4Network(group.cidr):
+    async def claim(self, group: Network, claims: Mapping[str, str]) -> None:
+        """Some more, in one go: dnsmasq is told once. Nothing to do where no addresses are handed out, or for one
+        outside of the group's network."""
+        if group.cidr is None or group.fenced:
             return
-        present = self._ledger.reservations(group.name)
-        if present.get(mac) != address:
-            await self.replace(group, {**present, mac: address})
+        network, present = IPv4Network(group.cidr), self._ledger.reservations(group.name)
+        inside = {mac: address for mac, address in claims.items() if IPv4Address(address) in network}
+        if not inside.items() <= present.items():
+            await self.replace(group, {**present, **inside})
 
     async def release(self, group: Network, mac: str) -> None:
         """Give back what the group has for this MAC, its lease too; idempotent."""

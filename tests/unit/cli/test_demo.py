@@ -29,9 +29,10 @@ from ramet.cli.demo_identity import DRAW
 from ramet.clone.customize import numbered_names
 from ramet.errors import GuestError
 from ramet.model.host import Image, Network, Task
+from ramet.model.identity import Acknowledgement, Identity, IdentityState, Plan
 from ramet.model.machine import VmState
 from ramet.model.requests import CloneVm, CreateVm, Exec
-from ramet.model.views import CheckView, ExecResult
+from ramet.model.views import CheckView, ExecResult, VmView
 from tests.unit.cli.cli_kit import FakeClient, run, said, task, vm_view
 
 
@@ -69,6 +70,12 @@ class World(FakeClient):
             token = source.token if self.fault != "token" or name != "live-1" else "other"
             self.guests[name] = Guest(token=token, name=own, script=script)
         return super().clone_vm(ref, request)
+
+    def show_vm(self, ref: str) -> VmView:
+        said = Acknowledgement(generation=f"{ref}-generation", hostname=ref)
+        plan = Plan(generation=said.generation, hostname=ref)
+        identity = Identity(state=IdentityState.ACKNOWLEDGED, plan=plan, acknowledgement=said)
+        return super().show_vm(ref).changed(identity=identity)
 
     def remove_vm(self, ref: str, force: bool = False) -> Task:
         self.guests.pop(ref, None)

@@ -22,7 +22,7 @@ class FakeFloor:
 
 
 def expiry(floor: FakeFloor, remove: Any) -> Expiry:
-    return Expiry(cast(Floor, floor), remove)
+    return Expiry(cast("Floor", floor), remove)
 
 
 async def test_only_those_whose_time_is_over_go() -> None:

@@ -264,7 +264,8 @@ async def test_a_key_finds_the_task_it_began_unless_that_failed(tasks: TaskManag
     assert tasks.by_key("k", "d") is not None
     await tasks.wait(again.id, 10)
     found = tasks.by_key("k", "d")
-    assert found is not None and found.id == again.id
+    assert found is not None
+    assert found.id == again.id
     with pytest.raises(ConflictError, match="another request"):
         tasks.by_key("k", "other")
     assert tasks.by_key("unknown", "d") is None

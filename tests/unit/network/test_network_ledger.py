@@ -165,11 +165,11 @@ async def test_dnsmasq_and_the_ledger_never_give_an_address_twice(tmp_path: Path
             mac = await guest.mac()
             if number % 3 == 1:
                 with contextlib.suppress(ConflictError):
-                    await lab.networks.claim_address("a", mac, f"10.99.0.{number + 2}")
+                    await lab.networks.claim_addresses("a", {mac: f"10.99.0.{number + 2}"})
             if number % 3 == 2:
                 # Of somebody who has set it himself, and never asks for it.
                 with contextlib.suppress(ConflictError):
-                    await lab.networks.claim_address("a", MACS[number % 8], f"10.99.0.{number + 5}")
+                    await lab.networks.claim_addresses("a", {MACS[number % 8]: f"10.99.0.{number + 5}"})
                     held[MACS[number % 8]] = f"10.99.0.{number + 5}"
             if number == 5:
                 await lab.restart()
@@ -177,8 +177,8 @@ async def test_dnsmasq_and_the_ledger_never_give_an_address_twice(tmp_path: Path
             held[mac] = (await guest.dhcp())["ip"]
             assert len(set(held.values())) == len(held), held
         with pytest.raises(ConflictError, match="belongs to"):
-            await lab.networks.claim_address("a", MACS[0], held[mac])
+            await lab.networks.claim_addresses("a", {MACS[0]: held[mac]})
         for wrong in ("10.99.0.1", "10.99.0.15"):
             with pytest.raises(UsageError):
-                await lab.networks.claim_address("a", MACS[0], wrong)
-        await lab.networks.claim_address("a", MACS[0], "10.98.0.4")  # nobody is given what lies outside
+                await lab.networks.claim_addresses("a", {MACS[0]: wrong})
+        await lab.networks.claim_addresses("a", {MACS[0]: "10.98.0.4"})  # nobody is given what lies outside
