@@ -99,7 +99,7 @@ class Guests:
 
     async def remove_all(self) -> None:
         present = {vm.name for vm in await self.host.list_vms()}
-        for name in self._made:
+        for name in dict.fromkeys(self._made):
             if name in present:
                 await self.remove(name)
 
