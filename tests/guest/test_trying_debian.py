@@ -27,7 +27,8 @@ Description: nothing
 """
 SERVICE = """\
 [Service]
-ExecStart=/usr/bin/perl -MIO::Socket::INET -e 'my $$s = IO::Socket::INET->new(LocalPort => 8123, Listen => 1) or die; sleep 1000'
+ExecStart=/usr/bin/perl -MIO::Socket::INET -e \\
+    'my $$s = IO::Socket::INET->new(LocalPort => 8123, Listen => 1) or die; sleep 1000'
 """
 CHANGE = """
 set -e

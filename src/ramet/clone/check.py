@@ -26,6 +26,7 @@ CLONE_OVERHEAD_BYTES = 48 * MIB
 """A fresh QEMU's own memory, translation buffers included, before its guest diverges."""
 DIVERGENCE = 0.15
 """Of guest memory: what clones are expected to write soon. The guard for the rest belongs to the memory room."""
+HOSTNAME_KEY = "guestinfo.ramet.hostname"
 DISK_RESERVE_BYTES = 256 * MIB
 DISK_PER_CLONE_BYTES = 16 * MIB
 
@@ -79,6 +80,7 @@ def check(live: LiveMachine, request: CloneVm, is_taken: Callable[[str], bool], 
         for machine, (number, _) in zip(machines, names, strict=True)
     )
     _check_addresses(identities)
+    machines = tuple(map(_named_in_guest, machines, identities))
     _check_memory(live.vm, len(machines))
     _check_disk_space(live, len(machines))
     forecast = None
@@ -107,6 +109,13 @@ def _check_names(request: CloneVm, names: Sequence[tuple[int, str]], is_taken: C
             "A UUID or a MAC address belongs to one clone, and several are asked for.",
             hint="Clone them one by one, or leave these out: each gets its own.",
         )
+
+
+def _named_in_guest(machine: Machine, identity: Identity) -> Machine:
+    """Ramet's own guests take this key for their hostname at every boot: a clone's must not be its source's."""
+    if identity.plan is None or HOSTNAME_KEY not in machine.extra_config:
+        return machine
+    return machine.changed(extra_config={**machine.extra_config, HOSTNAME_KEY: identity.plan.hostname})
 
 
 def _check_addresses(identities: Sequence[Identity]) -> None:

@@ -108,15 +108,15 @@ async def finish(identities: IdentityDesk, batch: Batch, guard: Guard, handle: T
     lives = [born.live for born in batch.born]
     for vm_id, problems in (await identities.wake_bare(lives, batch.quiesced)).items():
         next(born for born in batch.born if born.live.id == vm_id).warnings += problems
-    for born in batch.born:
-        if born.is_new:
-            born.warnings += await reshape(born.live, batch.request)
     await identities.claim(lives)
     with handle.step("identity"):
         acknowledged = await identities.give_all(lives, guard, _counting(handle, batch))
     for born in batch.born:
         if (at := acknowledged.get(born.live.id)) is not None:
             born.note(identity=batch.since_accepted_ms(at))
+    for born in batch.born:  # once the guest has answered: it has work enough until then, and no memory to give away
+        if born.is_new:
+            born.warnings += await reshape(born.live, batch.request)
     on = [live for live in lives if live.id in acknowledged and any(nic.connected for nic in live.vm.machine.nics)]
     if on and batch.request.wait_network_s:
         with handle.step("network"):
@@ -165,7 +165,7 @@ async def reshape(live: LiveMachine, request: CloneVm) -> tuple[str, ...]:
 
 
 def note_steps(handle: TaskHandle, born: Born) -> None:
-    """The clone's own times as steps of the task, in the order they happened."""
+    """A clone's own times as steps of its task, in the order they happened; of many, the results alone tell."""
     at = 0.0
     for name, took_ms in born.timings.model_dump(exclude={"total", "identity", "network"}).items():
         handle.add_step(f"{name} {born.name}", at, took_ms)

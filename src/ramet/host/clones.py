@@ -29,6 +29,9 @@ from ramet.model.requests import CloneVm
 from ramet.model.views import CloneForecast, CloneResult, CloneTimings
 from ramet.network.firewall import Guard
 
+_STEPS_UP_TO = 3
+"""Clones of one request, whose steps stand in its task."""
+
 
 class CloneDesk:
     """Starts tasks that clone and freeze."""
@@ -170,7 +173,8 @@ class CloneDesk:
         """The clones run: tell of them, give them their identities, reshape them, wait for their addresses."""
         for born in batch.born:
             if born.is_new:
-                note_steps(handle, born)
+                if len(batch.born) <= _STEPS_UP_TO:
+                    note_steps(handle, born)
                 self._tell(live, batch.order, born)
         await finish(self._identities, batch, guard, handle)
         return results(batch, handle.id)

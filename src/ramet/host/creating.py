@@ -9,6 +9,7 @@ import shutil
 import time
 from pathlib import Path
 
+from ramet.clone.check import HOSTNAME_KEY
 from ramet.errors import CapacityError, ConflictError, NotFoundError, UnsupportedError, UsageError
 from ramet.guest.seed import seed_iso, write_seed
 from ramet.host.floor import Floor
@@ -130,7 +131,7 @@ def _draft(floor: Floor, request: CreateVm, image: Image | None) -> Machine:
     if request.ssh_keys:
         config["guestinfo.ramet.ssh-keys"] = "\n".join(request.ssh_keys)
     if image is not None and image.recipe != "import":
-        config.setdefault("guestinfo.ramet.hostname", request.name)
+        config.setdefault(HOSTNAME_KEY, request.name)
     kernel = None
     if image is not None and image.kernel is not None:
         kernel = KernelBoot(kernel=image.kernel, initrd=image.initrd, append=image.append)

@@ -14,7 +14,7 @@ from ramet.machine.live import LiveMachine
 
 log = structlog.stdlib.get_logger(__name__)
 
-_LONGEST_WAIT_S = 30.0
+_LONGEST_WAIT_S = 2.0
 """Also how late a VM goes whose time was shortened, or when the clock was set."""
 _BUSY_RETRY_S = 2.0
 _ASK_AGAIN_S = 60.0

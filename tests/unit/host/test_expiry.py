@@ -60,9 +60,9 @@ async def test_one_that_is_busy_is_asked_again_and_one_that_is_going_is_not() ->
 
 
 def test_it_wakes_when_the_first_is_due() -> None:
-    watch = expiry(FakeFloor(soon=110.0, later=500.0), None)
-    assert watch._pause_s(100.0) == 10.0
-    assert expiry(FakeFloor(later=5000.0), None)._pause_s(100.0) == 30.0
+    watch = expiry(FakeFloor(soon=101.5, later=500.0), None)
+    assert watch._pause_s(100.0) == 1.5
+    assert expiry(FakeFloor(later=5000.0), None)._pause_s(100.0) == 2.0
     assert 0 < expiry(FakeFloor(past=50.0), None)._pause_s(100.0) <= 5
 
 
