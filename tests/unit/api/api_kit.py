@@ -163,6 +163,10 @@ class FakeHost:
         ]
         return await self._task("clone", ref, results, by_uid)
 
+    async def identify_vm(self, ref: str, bare: bool) -> Task:
+        self.asked.append(("identify_vm", ref, bare))
+        return await self._task("vm.identify", ref, {"name": ref}, None)
+
     async def forecast_clone(self, ref: str, request: CloneVm) -> CloneForecast:
         self._find(ref)
         return CloneForecast(workflow="live", forecast_stun_ms=12.5, names=request.names)

@@ -122,6 +122,12 @@ def test_clones_and_their_forecast(client: Client, http: httpx.Client, web: str)
     assert http.post("/v1/vms/web/clone", json={"names": ["a"]}).status_code == 202
 
 
+def test_a_clone_is_asked_again_or_taken_as_it_is(client: Client, served: Served, web: str) -> None:
+    for bare in (False, True):
+        assert client.wait_task(client.identify_vm(web, bare)).result == {"name": "web"}
+        assert served.host.asked[-1] == ("identify_vm", "web", bare)
+
+
 def test_pools(client: Client, served: Served, web: str) -> None:
     assert client.set_pool(web, SetPool(size=4, memory_budget_mib=256)).size == 4
     assert served.host.asked[-1] == ("set_pool", "web", SetPool(size=4, memory_budget_mib=256))

@@ -13,8 +13,8 @@ from ramet.model.host import Network
 from ramet.model.machine import Inside, Nic
 from ramet.network import services
 from ramet.network.fences import placement
-from tests.unit.network.network_kit import Guest, Lab, needs_privilege, traces
-from tests.unit.network.test_network_services import Listener, Room, becomes, connects, running
+from tests.unit.network.network_kit import Guest, Lab, Room, needs_privilege, traces
+from tests.unit.network.test_network_services import Listener, becomes, connects, running
 
 MAC = "52:54:00:00:00:07"
 LAB = Network(name="lab", cidr="10.99.0.0/24", dhcp=True)
