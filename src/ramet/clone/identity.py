@@ -29,7 +29,7 @@ from ramet.model.machine import Nic, VmState
 from ramet.network.firewall import Guard
 
 ENTROPY_BYTES = 64
-_ADDRESS_POLL_S = 0.02
+_ADDRESS_POLL_S = 0.03
 
 
 async def give(live: LiveMachine, guard: Guard | None = None) -> Acknowledgement:
@@ -204,23 +204,39 @@ class Seen:
     """When all of them were known, on the monotonic clock; 0 while some are missing, or none is to be had."""
 
 
-async def wait_on_network(lives: Iterable[LiveMachine], timeout_s: float) -> dict[str, Seen]:
-    """Until each VM has an address on every NIC that can have one, or the time is over: VM id -> what was seen."""
+async def wait_on_network(
+    lives: Iterable[LiveMachine], timeout_s: float, asked: asyncio.Event | None = None
+) -> dict[str, Seen]:
+    """Until each VM has an address on every NIC that can have one, or the time is over: VM id -> what was seen.
+
+    With `asked`, while their guests are still being asked for their identities: the time runs from its setting on.
+    """
     waiting = {live.id: live for live in lives}
     found = {vm_id: Seen() for vm_id in waiting}
-    deadline = time.monotonic() + timeout_s
+    deadline: float | None = None
     while waiting:
         networks = next(iter(waiting.values())).rooms.networks
         leases = dict(await networks.addresses()) if networks.privileged else {}
         now = time.monotonic()
+        if deadline is None and (asked is None or asked.is_set()):
+            deadline = now + timeout_s
         for vm_id, live in list(waiting.items()):
-            known = addresses_of(live, leases)
-            found[vm_id].addresses = {nic_id: address for nic_id, address in known.items() if address}
-            if all(known.values()):
-                found[vm_id].at = now if known else 0.0
+            if _is_settled(live, leases, found[vm_id], now, asking=deadline is None):
                 del waiting[vm_id]
-        if now >= deadline:
+        if deadline is not None and now >= deadline:
             break
         if waiting:
             await asyncio.sleep(_ADDRESS_POLL_S)
     return found
+
+
+def _is_settled(live: LiveMachine, leases: Mapping[str, str], seen: Seen, now: float, *, asking: bool) -> bool:
+    """Whether there is nothing more to wait for; what is known of it goes into `seen`."""
+    if live.vm.identity.holds_links_down:
+        return not asking or live.vm.identity.state is IdentityState.FAILED
+    known = addresses_of(live, leases)
+    seen.addresses = {nic_id: address for nic_id, address in known.items() if address}
+    if not all(known.values()):
+        return False
+    seen.at = now if known else 0.0
+    return True

@@ -109,18 +109,38 @@ async def finish(identities: IdentityDesk, batch: Batch, guard: Guard, handle: T
     for vm_id, problems in (await identities.wake_bare(lives, batch.quiesced)).items():
         next(born for born in batch.born if born.live.id == vm_id).warnings += problems
     await identities.claim(lives)
-    with handle.step("identity"):
-        acknowledged = await identities.give_all(lives, guard, _counting(handle, batch))
+    asked = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        watch = group.create_task(_watch(batch, asked))
+        with handle.step("identity"):
+            acknowledged = await identities.give_all(lives, guard, _counting(handle, batch))
+        asked.set()
+        for born in batch.born:
+            if born.is_new:  # once its guest has answered, which has work enough until then
+                born.warnings += await reshape(born.live, batch.request)
+        with handle.step("network"):
+            await watch
     for born in batch.born:
         if (at := acknowledged.get(born.live.id)) is not None:
             born.note(identity=batch.since_accepted_ms(at))
-    for born in batch.born:  # once the guest has answered: it has work enough until then, and no memory to give away
-        if born.is_new:
-            born.warnings += await reshape(born.live, batch.request)
-    on = [live for live in lives if live.id in acknowledged and any(nic.connected for nic in live.vm.machine.nics)]
-    if on and batch.request.wait_network_s:
-        with handle.step("network"):
-            await _wait_on_network(batch, on)
+
+
+async def _watch(batch: Batch, asked: asyncio.Event) -> None:
+    """See the clones come onto their networks, one by one."""
+    wait_s = batch.request.wait_network_s
+    awaited = [born.live for born in batch.born if born.live.vm.identity.plan is not None]
+    if not wait_s or not any(nic.connected for live in awaited for nic in live.vm.machine.nics):
+        return
+    try:
+        found = await wait_on_network(awaited, wait_s, asked)
+    except (RametError, OSError):  # not to know an address is no failure of a clone's
+        return
+    for born in batch.born:
+        seen = found.get(born.live.id)
+        if seen is not None:
+            born.addresses = seen.addresses
+            if seen.at:
+                born.note(network=batch.since_accepted_ms(seen.at))
 
 
 def _counting(handle: TaskHandle, batch: Batch) -> Callable[[LiveMachine], None]:
@@ -135,16 +155,6 @@ def _counting(handle: TaskHandle, batch: Batch) -> Callable[[LiveMachine], None]
         )
 
     return told
-
-
-async def _wait_on_network(batch: Batch, on: list[LiveMachine]) -> None:
-    found = await wait_on_network(on, batch.request.wait_network_s)
-    for born in batch.born:
-        seen = found.get(born.live.id)
-        if seen is not None:
-            born.addresses = seen.addresses
-            if seen.at:
-                born.note(network=batch.since_accepted_ms(seen.at))
 
 
 async def reshape(live: LiveMachine, request: CloneVm) -> tuple[str, ...]:
