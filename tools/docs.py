@@ -83,7 +83,7 @@ def error_page() -> str:
     rows = [
         f"| `{cls.code}` | `{cls.__name__}` | {cls.http_status} | {cls.exit_code} | {meanings[cls.__name__]} |\n"
         for cls in _classes(RametError)
-        if cls is not RametError
+        if cls is not RametError and cls.__module__ == RametError.__module__  # others are kinds of these
     ]
     return _ERRORS + "".join(rows)
 
