@@ -41,7 +41,8 @@ _MEANINGS = {
 _OPERATIONS = """
 ## What you ask for
 
-Each cell is the state that follows; an empty one is refused, with the remedy. Power-off and restart lose the frozen state.
+Each cell is the state that follows; an empty one is refused, with the remedy. Power-off and restart lose the frozen
+state.
 
 """
 
@@ -55,10 +56,10 @@ _ERRORS = """\
 
 Generated from the program: `python tools/docs.py`.
 
-Every error is one sentence that says what is wrong and, where there is one, a second that says what to do. On the command line
-they are `error:` and `hint:` on standard error. Over HTTP they are `{"code", "message", "hint", "fields"}` with the status
-below. In Python they are exceptions of `ramet.errors`, the same in the client as in the daemon. What is refused changes
-nothing.
+Every error is one sentence that says what is wrong and, where there is one, a second that says what to do. On the
+command line they are `error:` and `hint:` on standard error. Over HTTP they are
+`{"code", "message", "hint", "fields"}` with the status below. In Python they are exceptions of `ramet.errors`, the
+same in the client as in the daemon. What is refused changes nothing.
 
 | Code | Class | HTTP | Exit | Meaning |
 |---|---|---|---|---|

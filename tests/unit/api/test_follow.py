@@ -45,8 +45,10 @@ def test_events_come_one_by_one_while_input_goes_in(client: Client, served: Serv
 def test_a_signal_goes_beside(client: Client, served: Served, web: str) -> None:
     events = client.follow_exec(web, FollowExec(argv=("cat",), stdin=True))
     next(events)
-    threading.Thread(target=client.signal_exec, args=("e1", "TERM")).start()
+    sender = threading.Thread(target=client.signal_exec, args=("e1", "TERM"))
+    sender.start()
     assert kinds(events) == ["exited"]
+    sender.join(20)
     assert ("signal_exec", "e1", "TERM") in served.host.asked
 
 

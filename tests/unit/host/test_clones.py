@@ -20,6 +20,9 @@ SOURCE = SimpleNamespace(id="s1", name="web", vm=SimpleNamespace(frozen=True, mo
 
 
 class FakeFloor:
+    def __init__(self) -> None:
+        self.machines: dict[str, Any] = {}
+
     def find(self, ref: str) -> Any:
         return SOURCE
 
@@ -29,6 +32,18 @@ class FakeFloor:
     @contextlib.contextmanager
     def reserve(self, *names: str) -> Iterator[None]:
         yield
+
+
+class FakeOrder:
+    workflow = "frozen"
+    accepted_at = 0.0
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = names
+        self.request = CloneVm(names=names)
+
+    def without(self, names: Any) -> FakeOrder:
+        return FakeOrder(tuple(name for name in self.names if name not in names))
 
 
 class FakeTasks:
@@ -70,9 +85,7 @@ def removed() -> list[str]:
 
 @pytest.fixture
 def desk(tasks: FakeTasks, removed: list[str], monkeypatch: pytest.MonkeyPatch) -> CloneDesk:
-    order = SimpleNamespace(names=("a", "b"), workflow="frozen", without=lambda names: SimpleNamespace(names=("b",)))
-    order.request = CloneVm(names=("a", "b"))
-    order.accepted_at = 0.0
+    order = FakeOrder(("a", "b"))
     monkeypatch.setattr(clones, "check", lambda *_: order)
 
     async def remove(vm_id: str) -> None:
@@ -98,10 +111,12 @@ async def test_one_key_at_once_for_two_requests_is_a_mistake_of_one_of_them(desk
     assert len(tasks.begun) == 1
 
 
+@pytest.mark.parametrize("by_user", [True, False])
 async def test_one_that_is_cancelled_leaves_none_of_its_pool_either(
-    desk: CloneDesk, tasks: FakeTasks, removed: list[str], monkeypatch: pytest.MonkeyPatch
+    desk: CloneDesk, tasks: FakeTasks, removed: list[str], monkeypatch: pytest.MonkeyPatch, by_user: bool
 ) -> None:
-    """One was taken out of the pool, one has taken itself back; the next was being grown."""
+    """One was taken out of the pool, one has taken itself back; the next was being grown. A daemon that stops leaves
+    what runs to the next one."""
 
     async def from_pool(pools: Any, source: Any, order: Any, made: list[Any]) -> list[Any]:
         made += [SimpleNamespace(id="pooled"), SimpleNamespace(id="gone")]
@@ -114,9 +129,10 @@ async def test_one_that_is_cancelled_leaves_none_of_its_pool_either(
     monkeypatch.setattr(desk, "_from_moment", grow)
     await desk.clone("web", CloneVm(names=("a", "b")), 0)
     assert tasks.work is not None
-    work = asyncio.ensure_future(tasks.work(cast("Any", SimpleNamespace(id="t1"))))
+    handle = SimpleNamespace(id="t1", cancel_requested=by_user)
+    work = asyncio.ensure_future(tasks.work(cast("Any", handle)))
     await asyncio.sleep(0.01)
     work.cancel()
     with pytest.raises(asyncio.CancelledError):
         await work
-    assert removed == ["pooled"]
+    assert removed == (["pooled"] if by_user else [])
