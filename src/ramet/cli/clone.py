@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from ramet.cli import complete
+from ramet.cli import clone_options as options
 from ramet.cli.command import command
 from ramet.cli.options import Set
 from ramet.cli.session import Session
@@ -31,86 +31,35 @@ def register(app: typer.Typer) -> None:
 
 def clone(
     session: Session,
-    source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="A running or frozen VM.", autocompletion=complete.vms)
-    ],
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME...]", help="Names of the clones.")] = None,
-    count: Annotated[int, typer.Option("--count", "-n", metavar="N", help="This many, named after --name.")] = 1,
-    name: Annotated[
-        str | None, typer.Option("--name", metavar="TEMPLATE", help="Like 'web-{n}' or 'web-{n:03}'.")
-    ] = None,
-    first: Annotated[int, typer.Option("--first", metavar="N", help="Where {n} begins.")] = 1,
-    customize: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--customize",
-            metavar="KEY=VALUE,...|@FILE",
-            help="hostname, domain, dns, address, gateway, net1.address, …; {n} and {name} stand for the clone's.",
-        ),
-    ] = None,
-    bare: Annotated[
-        bool, typer.Option("--bare", help="No identity of its own: the guest is left as it is, and links stay down.")
-    ] = False,
-    without: Annotated[
-        list[str] | None,
-        typer.Option("--without", metavar="PART", help="Leave out a part of the identity, like ssh-keys. Repeatable."),
-    ] = None,
-    tcp: Annotated[
-        str, typer.Option("--tcp", metavar="POLICY", help="The source's TCP connections: reset, drop or keep.")
-    ] = "reset",
-    hooks_timeout: Annotated[
-        str, typer.Option("--hooks-timeout", metavar="TIME", help="For the guest's hooks, like 30s.")
-    ] = "30s",
-    identity_timeout: Annotated[
-        str, typer.Option("--identity-timeout", metavar="TIME", help="For the guest's acknowledgement.")
-    ] = "120s",
-    wait_network: Annotated[
-        str,
-        typer.Option("--wait-network", metavar="TIME", help="For an address, once the links are up; 0 to not wait."),
-    ] = "10s",
-    quiesce: Annotated[
-        bool, typer.Option("--quiesce", help="Hold the guest's file systems during the stun, by its agent.")
-    ] = False,
-    no_freeze_hooks: Annotated[
-        bool, typer.Option("--no-freeze-hooks", help="Do not run the guest's /etc/ramet/freeze.d.")
-    ] = False,
-    ttl: Annotated[
-        str | None, typer.Option("--ttl", metavar="TIME", help="Remove the clones when it is over, like 30m.")
-    ] = None,
-    key: Annotated[
-        str | None, typer.Option("--key", metavar="KEY", help="Asking again with the same key does not clone again.")
-    ] = None,
-    connect: Annotated[bool, typer.Option("--connect", help="With --bare: bring the links up all the same.")] = False,
-    disconnect_nics: Annotated[
-        bool, typer.Option("--disconnect-nics", help="Leave all links down, whatever else is asked.")
-    ] = False,
-    nic: Annotated[
-        list[str] | None,
-        typer.Option("--nic", metavar="NIC=NETWORK", help="Another port group for a card, or 'none'. Repeatable."),
-    ] = None,
-    mac: Annotated[
-        list[str] | None, typer.Option("--mac", metavar="NIC=MAC", help="This address for a card. Repeatable.")
-    ] = None,
-    add_nic: Annotated[
-        list[str] | None, typer.Option("--add-nic", metavar="NETWORK", help="One more card. Repeatable.")
-    ] = None,
-    add_disk: Annotated[
-        list[str] | None, typer.Option("--add-disk", metavar="SIZE", help="One more empty disk. Repeatable.")
-    ] = None,
-    cpu_limit: Annotated[
-        int | None, typer.Option("--cpu-limit", metavar="PERCENT", help="In percent of one core; 0 lifts it.")
-    ] = None,
-    memory_target: Annotated[
-        str | None, typer.Option("--memory-target", metavar="SIZE", help="What the balloon leaves the guest.")
-    ] = None,
-    uuid: Annotated[str | None, typer.Option("--uuid", metavar="UUID", help="BIOS UUID, for a single clone.")] = None,
+    source: options.Source,
+    names: options.Names = None,
+    count: options.Count = 1,
+    name: options.Name = None,
+    first: options.First = 1,
+    customize: options.Customize = None,
+    bare: options.Bare = False,
+    without: options.Without = None,
+    tcp: options.Tcp = "reset",
+    hooks_timeout: options.HooksTimeout = "30s",
+    identity_timeout: options.IdentityTimeout = "120s",
+    wait_network: options.WaitNetwork = "10s",
+    quiesce: options.Quiesce = False,
+    no_freeze_hooks: options.NoFreezeHooks = False,
+    ttl: options.Ttl = None,
+    key: options.Key = None,
+    connect: options.Connect = False,
+    disconnect_nics: options.DisconnectNics = False,
+    nic: options.Nic = None,
+    mac: options.Mac = None,
+    add_nic: options.AddNic = None,
+    add_disk: options.AddDisk = None,
+    cpu_limit: options.CpuLimit = None,
+    memory_target: options.MemoryTarget = None,
+    uuid: options.Uuid = None,
     set_: Set = None,
-    no_pool: Annotated[bool, typer.Option("--no-pool", help="Make them afresh, whatever is ready.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Make all checks, change nothing.")] = False,
-    max_stun: Annotated[
-        float | None,
-        typer.Option("--max-stun", metavar="MS", help="Refuse when the source would stand still for longer."),
-    ] = None,
+    no_pool: options.NoPool = False,
+    dry_run: options.DryRun = False,
+    max_stun: options.MaxStun = None,
 ) -> None:
     """Clone a running or frozen VM: its memory shared, its disks as deltas, running a moment later.
 
@@ -122,47 +71,51 @@ def clone(
     from ramet.cli import parsing
     from ramet.errors import UsageError
     from ramet.model.requests import CloneVm
-    from ramet.model.units import parse_duration_s, parse_size_mib
 
     if bool(names) == bool(name):
         raise UsageError("Give the clones' names, or --name with a template.", hint="See 'ramet clone --help'.")
     changes = parsing.nic_changes(nic, mac)
     session.named += [("network", change.network) for change in changes if change.network]
     fields = {
-        "names": tuple(names or ()),
-        "name": name,
-        "count": count,
-        "first": first,
-        "key": key,
-        "ttl_s": parse_duration_s(ttl) if ttl else None,
-        "bare": bare,
-        "without": parsing.parts(without),
-        "tcp": tcp,
-        "customize": parsing.customizations(customize),
-        "hooks_timeout_s": parse_duration_s(hooks_timeout),
-        "identity_timeout_s": parse_duration_s(identity_timeout),
-        "wait_network_s": parse_duration_s(wait_network),
-        "quiesce": quiesce,
-        "freeze_hooks": not no_freeze_hooks,
-        "freeze_hooks_timeout_s": parse_duration_s(hooks_timeout),
-        "connect": connect,
-        "disconnect_nics": disconnect_nics,
-        "nics": changes,
-        "add_nics": tuple(parsing.nic(item) for item in add_nic or ()),
-        "add_disks": tuple({"size_mib": parse_size_mib(size)} for size in add_disk or ()),
-        "cpu_limit_percent": cpu_limit,
-        "memory_target_mib": parse_size_mib(memory_target) if memory_target else None,
-        "uuid": uuid,
-        "extra_config": parsing.keys(set_),
-        "pool": not no_pool,
-        "dry_run": dry_run,
-        "max_stun_ms": max_stun,
+        **{"names": tuple(names or ()), "name": name, "count": count, "first": first, "key": key, "bare": bare},
+        **{"tcp": tcp, "quiesce": quiesce, "connect": connect, "disconnect_nics": disconnect_nics, "uuid": uuid},
+        **{"without": parsing.parts(without), "customize": parsing.customizations(customize)},
+        **_times(ttl, hooks_timeout, identity_timeout, wait_network),
+        **_shape(add_nic, add_disk, cpu_limit, memory_target),
+        **{"nics": changes, "extra_config": parsing.keys(set_), "freeze_hooks": not no_freeze_hooks},
+        **{"pool": not no_pool, "dry_run": dry_run, "max_stun_ms": max_stun},
     }
     request = parsing.request(CloneVm, fields)
     if dry_run:
         _forecast(session, source, request)
     else:
         _clone(session, source, request)
+
+
+def _times(ttl: str | None, hooks: str, identity: str, network: str) -> dict[str, Any]:
+    from ramet.model.units import parse_duration_s
+
+    return {
+        "ttl_s": parse_duration_s(ttl) if ttl else None,
+        "hooks_timeout_s": parse_duration_s(hooks),
+        "freeze_hooks_timeout_s": parse_duration_s(hooks),
+        "identity_timeout_s": parse_duration_s(identity),
+        "wait_network_s": parse_duration_s(network),
+    }
+
+
+def _shape(
+    nics: list[str] | None, disks: list[str] | None, cpu_limit: int | None, memory_target: str | None
+) -> dict[str, Any]:
+    from ramet.cli import parsing
+    from ramet.model.units import parse_size_mib
+
+    return {
+        "add_nics": tuple(parsing.nic(item) for item in nics or ()),
+        "add_disks": tuple({"size_mib": parse_size_mib(size)} for size in disks or ()),
+        "cpu_limit_percent": cpu_limit,
+        "memory_target_mib": parse_size_mib(memory_target) if memory_target else None,
+    }
 
 
 def _forecast(session: Session, source: str, request: Any) -> None:
