@@ -123,6 +123,10 @@ async def main() -> None:
     if chosen.json:
         print(json.dumps(rows, indent=2))
         return
+    print_rows(rows)
+
+
+def print_rows(rows: list[dict[str, Any]]) -> None:
     print(f"{'what':44} {'runs':>4} {'median':>10} {'95 %':>10} {'of a boot':>10}")
     for row in rows:
         print(

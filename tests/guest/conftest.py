@@ -17,11 +17,13 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from ramet.guest.images.built import BuiltImage
 from ramet.host.selftest import finish
 from ramet.host.service import Host
 from ramet.host.settings import load
 from ramet.model.requests import AddDisk, BuildImage, CloneVm, CreateVm, Exec, NicRequest
 from ramet.model.views import CloneResult
+from ramet.testing.images import debian_image
 from tests.guest.leaks import left_behind
 
 BOOT_TIMEOUT_S = 120.0
@@ -53,6 +55,20 @@ async def host(state_dir: Path) -> AsyncIterator[Host]:
         await finish(host, await host.build_image(BuildImage(recipe="micro")))
         yield host
         await host.stop_all_vms()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def debian_build() -> BuiltImage:
+    """The Debian guest as its builder leaves it: built once, and kept between runs."""
+    return await debian_image(Path(__file__).parents[2] / ".state" / "debian")
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """One whose path is short enough for sockets."""
+    path = Path(tempfile.mkdtemp(prefix="rg-", dir="/tmp"))
+    yield path
+    shutil.rmtree(path)
 
 
 class Guests:

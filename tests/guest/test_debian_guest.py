@@ -5,22 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import shutil
 import socket
 import subprocess
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
 from ramet.errors import DeadlineError, GuestError
 from ramet.guest import commands
 from ramet.guest.agent import Agent, ShutdownMode
 from ramet.guest.images.built import BuiltImage
 from ramet.guest.rpc_channel import RpcChannel
-from ramet.testing.images import debian_image
 from ramet.testing.plain_qemu import start_plain_guest
 
 BOOT_S = 280.0
@@ -47,18 +43,6 @@ class Host:
 
     async def handle(self, text: bytes) -> tuple[bool, bytes]:
         return await commands.answer(text, self)
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def debian() -> BuiltImage:
-    return await debian_image(Path(__file__).parents[2] / ".state" / "debian")
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="rg-", dir="/tmp"))
-    yield path
-    shutil.rmtree(path)
 
 
 def overlay(image: BuiltImage, folder: Path, size: str) -> BuiltImage:
@@ -100,9 +84,9 @@ async def restarted(agent: Agent, old_boot: bytes) -> None:
                 boot = await agent.read_file("/proc/sys/kernel/random/boot_id")
 
 
-async def test_debian(debian: BuiltImage, folder: Path) -> None:
+async def test_debian(debian_build: BuiltImage, folder: Path) -> None:
     key, port = make_key(folder), free_port()
-    image = overlay(debian, folder, "6G")
+    image = overlay(debian_build, folder, "6G")
     nic = ["-netdev", f"user,id=n,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22", "-device", "virtio-net-pci,netdev=n"]
     async with start_plain_guest(image, folder, *nic) as plain:
         host = Host(**{"ramet.hostname": "web-1", "ramet.ssh-keys": f"{key}\nssh-rsa AAAA other"})

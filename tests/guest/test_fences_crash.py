@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -18,8 +15,7 @@ from ramet.errors import RametError
 from ramet.model.requests import BuildImage, CloneVm, CreateNetwork, CreateVm, NicChange, NicRequest
 from ramet.network import privilege
 from ramet.network.services import find_running
-from tests.guest.leaks import left_behind
-from tests.guest.test_daemon_crash import Daemon, finish, sh
+from tests.guest.daemon_kit import Daemon, finish, own_daemon, sh
 from tests.guest.test_fenced_clones import fences
 
 pytestmark = pytest.mark.skipif(privilege.find_problem() is not None, reason=str(privilege.find_problem()))
@@ -27,18 +23,8 @@ pytestmark = pytest.mark.skipif(privilege.find_problem() is not None, reason=str
 
 @pytest.fixture
 def daemon() -> Iterator[Daemon]:
-    directory = Path(tempfile.mkdtemp(prefix="rf-", dir="/tmp"))
-    directory.chmod(0o755)
-    daemon = Daemon(directory / "s")
-    yield daemon
-    daemon.kill()
-    client = daemon.start()
-    for vm in client.list_vms():
-        finish(client, client.remove_vm(vm.name, force=True))
-    daemon.stop()
-    left = left_behind(daemon.state_dir)
-    shutil.rmtree(directory, ignore_errors=True)
-    assert not left, left
+    with own_daemon("rf-") as daemon:
+        yield daemon
 
 
 def address_of(client: Client, name: str) -> str:

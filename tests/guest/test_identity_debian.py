@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,6 @@ from ramet.guest.agent import Agent
 from ramet.guest.identity import apply, freeze_hooks
 from ramet.guest.images.built import BuiltImage
 from ramet.model.identity import Part, Plan, PlannedNic
-from ramet.testing.images import debian_image
 from ramet.testing.plain_qemu import start_plain_guest
 from tests.guest.test_debian_guest import BOOT_S, overlay
 
@@ -28,18 +25,6 @@ NIC = ("-netdev", "user,id=n,restrict=on", "-device", f"virtio-net-pci,netdev=n,
 # As in a clone: the kernel goes on with the source's MAC, the device has another.
 FEIGN = "set -- /sys/class/net/e*; n=${1##*/}; ip link set $n down; ip link set $n address %s; ip link set $n up"
 IDENTITIES = "cat /etc/machine-id /run/ramet/generation; pidof systemd-networkd; head -c 16 /dev/urandom | base64"
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def debian() -> BuiltImage:
-    return await debian_image(Path(__file__).parents[2] / ".state" / "debian")
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="rg-", dir="/tmp"))
-    yield path
-    shutil.rmtree(path)
 
 
 class Guest:
@@ -54,8 +39,8 @@ class Guest:
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def guest(debian: BuiltImage, folder: Path) -> AsyncIterator[Guest]:
-    async with start_plain_guest(overlay(debian, folder, "4G"), folder, *NIC):
+async def guest(debian_build: BuiltImage, folder: Path) -> AsyncIterator[Guest]:
+    async with start_plain_guest(overlay(debian_build, folder, "4G"), folder, *NIC):
         agent = Agent(folder / "agent", timeout_s=CALL_S)
         await agent.ping(timeout_s=BOOT_S)
         await agent.exec(["systemctl", "is-system-running", "--wait"], timeout_s=BOOT_S)

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
@@ -17,10 +13,8 @@ from ramet.machine.steps import POOL_DROP_STEPS, POOL_GROW_STEPS, POOL_TAKE_STEP
 from ramet.model.machine import VmState
 from ramet.model.pool import PoolState, PoolView, SetPool
 from ramet.model.requests import BuildImage, CloneVm, CreateVm, DiskRequest, NicRequest
-from tests.guest.leaks import left_behind
-from tests.guest.test_daemon_crash import Daemon, finish, inventory_is_true, is_whole, sh, until_killed
+from tests.guest.daemon_kit import Daemon, finish, inventory_is_true, is_whole, own_daemon, sh, until, until_killed
 
-WAIT_S = 120.0
 FREEZE = """
 (
   sleep 1; vmware-rpctool "instantclone.freeze"; vmware-rpctool 'info-get guestinfo.me' > /run/me
@@ -31,21 +25,10 @@ FREEZE = """
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
     """Its state has a VM, `source`, that has frozen itself."""
-    directory = Path(tempfile.mkdtemp(prefix="rq-", dir="/tmp"))
-    directory.chmod(0o755)
-    daemon = Daemon(directory / "s")
-    try:
+    with own_daemon("rq-") as daemon:
         prepare(daemon.start())
         daemon.stop()
         yield daemon
-        daemon.kill()
-        empty(daemon.start())
-        daemon.stop()
-        left = left_behind(daemon.state_dir)
-    finally:
-        daemon.kill()
-        shutil.rmtree(directory, ignore_errors=True)
-    assert not left, left
 
 
 def prepare(client: Client) -> None:
@@ -63,19 +46,6 @@ def answers(client: Client) -> bool:
     with contextlib.suppress(DeadlineError):
         return sh(client, "source", "echo yes") == "yes"
     return False
-
-
-def empty(client: Client) -> None:
-    for vm in client.list_vms():
-        finish(client, client.remove_vm(vm.name, force=True))
-    until(lambda: not client.list_pools())
-
-
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not true():
-        assert time.monotonic() < deadline, "it does not come true"
-        time.sleep(0.1)
 
 
 def pool(client: Client) -> PoolView:

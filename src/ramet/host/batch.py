@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from ramet.clone.check import Order
 from ramet.clone.growth import Told, record_of
@@ -159,16 +160,16 @@ def _counting(handle: TaskHandle, batch: Batch) -> Callable[[LiveMachine], None]
 
 async def reshape(live: LiveMachine, request: CloneVm) -> tuple[str, ...]:
     """More NICs and disks, and less memory, for a clone that runs; what could not be done, in sentences."""
-    steps: list[tuple[str, Awaitable[object]]] = [
-        *(("a NIC was not added", hardware.add_nic(live, nic)) for nic in request.add_nics),
-        *(("a disk was not added", hardware.add_disk(live, disk.size_mib)) for disk in request.add_disks),
+    steps: list[tuple[str, Callable[[], Awaitable[object]]]] = [
+        *(("a NIC was not added", partial(hardware.add_nic, live, nic)) for nic in request.add_nics),
+        *(("a disk was not added", partial(hardware.add_disk, live, disk.size_mib)) for disk in request.add_disks),
     ]
     if live.vm.machine.memory_target_mib is not None:
-        steps.append(("its memory was not reduced", hardware.apply_memory_target(live)))
+        steps.append(("its memory was not reduced", partial(hardware.apply_memory_target, live)))
     warnings = []
     for what, step in steps:
         try:
-            await step
+            await step()
         except (RametError, OSError) as exc:
             warnings.append(f"{live.name!r}: {what}: {exc}")
     return tuple(warnings)

@@ -24,7 +24,7 @@ from ramet.model.machine import Inside
 from ramet.network import portgroups
 from ramet.network.addresses import gateway_of, host_range
 from ramet.network.dhcp import DOMAIN, LEASE_S
-from ramet.network.firewall import FENCE_PREFIX, serves_names
+from ramet.network.firewall import FENCE_PREFIX, serves_names, table_head
 from ramet.network.ledger import Claim
 from ramet.network.links import Links
 from ramet.network.namespace import NAMES, Namespace, run_tool
@@ -120,15 +120,7 @@ def render_rules(fence: Fence) -> str:
     into = ", ".join(f"{outer} : {inner}" for outer, inner in translated.items())
     out = ", ".join(f"{inner} : {outer}" for outer, inner in translated.items())
     lines = [
-        "add table inet ramet",
-        "delete table inet ramet",
-        "table inet ramet {",
-        "  chain input {",
-        "    type filter hook input priority filter; policy drop;",
-        "    ct state established,related accept",
-        '    iifname "lo" accept',
-        *(f"    {rule}" for inside in fence.insides for rule in _input_rules(fence, inside)),
-        "  }",
+        *table_head(rule for inside in fence.insides for rule in _input_rules(fence, inside)),
         "  chain forward {",
         "    type filter hook forward priority filter; policy drop;",
         "    ct state established,related accept",

@@ -45,13 +45,10 @@ class Guard:
     addresses: frozenset[str] = frozenset()
 
 
-def render(groups: Iterable[Network]) -> str:
-    """The ruleset for these port groups, as one transaction for `nft -f`."""
-    groups = sorted(groups, key=lambda group: group.bridge)
-    nat = [group for group in groups if group.nat and group.cidr]
-    inputs = [rule for group in groups for rule in _input_rules(group)]
-    forwards = [rule for group in nat for rule in _forward_rules(group)]
-    lines = [
+def table_head(inputs: Iterable[str]) -> list[str]:
+    """The table of a namespace, made anew in the transaction, up to the end of its input chain: nothing comes in but
+    by `inputs`, and what belongs to that."""
+    return [
         "add table inet ramet",
         "delete table inet ramet",
         "table inet ramet {",
@@ -61,6 +58,17 @@ def render(groups: Iterable[Network]) -> str:
         '    iifname "lo" accept',
         *(f"    {rule}" for rule in inputs),
         "  }",
+    ]
+
+
+def render(groups: Iterable[Network]) -> str:
+    """The ruleset for these port groups, as one transaction for `nft -f`."""
+    groups = sorted(groups, key=lambda group: group.bridge)
+    nat = [group for group in groups if group.nat and group.cidr]
+    inputs = [rule for group in groups for rule in _input_rules(group)]
+    forwards = [rule for group in nat for rule in _forward_rules(group)]
+    lines = [
+        *table_head(inputs),
         "  chain forward {",
         "    type filter hook forward priority filter; policy drop;",
         *(f"    {rule}" for rule in forwards),

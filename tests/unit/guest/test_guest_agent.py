@@ -17,19 +17,6 @@ from ramet.guest.agent_wire import MAX_ANSWER_BYTES
 from ramet.testing.fake_agent import FakeAgent, FakeRefusalError
 
 
-@pytest.fixture
-async def fake(tmp_path: Path) -> AsyncIterator[FakeAgent]:
-    async with FakeAgent(tmp_path / "agent") as fake:
-        yield fake
-
-
-@pytest.fixture
-async def agent(fake: FakeAgent) -> AsyncIterator[Agent]:
-    agent = Agent(fake.path, timeout_s=5)
-    yield agent
-    await agent.close()
-
-
 def b64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 

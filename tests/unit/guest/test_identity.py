@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import itertools
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,19 +19,6 @@ from ramet.testing.fake_agent import FakeAgent, FakeRefusalError
 
 SEED = bytes(range(64))
 PRINT = "SHA256:" + "a" * 43
-
-
-@pytest.fixture
-async def fake(tmp_path: Path) -> AsyncIterator[FakeAgent]:
-    async with FakeAgent(tmp_path / "agent") as fake:
-        yield fake
-
-
-@pytest.fixture
-async def agent(fake: FakeAgent) -> AsyncIterator[Agent]:
-    agent = Agent(fake.path, timeout_s=5)
-    yield agent
-    await agent.close()
 
 
 def environment(arguments: dict[str, Any]) -> dict[str, str]:
