@@ -1,7 +1,8 @@
 """Make a clone's guest a machine of its own, by a script that its agent runs, and read what it acknowledges.
 
-The script (files/identity) comes from the host every time, with a small program for what a shell cannot do: a guest
-needs nothing but its agent. Everything it prints is the guest's word: bounded and typed here.
+The script (files/identity-network and files/identity, one after the other) comes from the host every time, with a small
+program for what a shell cannot do: a guest needs nothing but its agent. Everything it prints is the guest's word:
+bounded and typed here.
 """
 
 from __future__ import annotations
@@ -98,9 +99,15 @@ def _hooks_ran(output: bytes) -> bool:
     return bool(answer.values.get("hooks"))
 
 
+def identity_script() -> str:
+    """What runs in the guest: two files, of which the first only defines."""
+    return (guest_file("identity-network") + guest_file("identity")).decode()
+
+
 async def _run(agent: Agent, environment: Mapping[str, str], timeout_s: float) -> bytes:
-    script = guest_file("identity").decode()
-    outcome = await agent.exec(["/bin/sh", "-c", script, "ramet-identity"], env=environment, timeout_s=timeout_s)
+    outcome = await agent.exec(
+        ["/bin/sh", "-c", identity_script(), "ramet-identity"], env=environment, timeout_s=timeout_s
+    )
     if not outcome.ok and b"problem " not in outcome.stdout:
         raise GuestError(f"The identity script failed in the guest: {_why(outcome)}")
     return outcome.stdout

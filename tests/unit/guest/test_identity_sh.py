@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from ramet.errors import GuestError
-from ramet.guest.guestfiles import guest_file
-from ramet.guest.identity import encode_plan, parse_acknowledgement
+from ramet.guest.identity import encode_plan, identity_script, parse_acknowledgement
 from ramet.model.identity import Acknowledgement, Part, Plan, PlannedNic
 
 SHELLS = {"dash": ["/bin/dash"], "busybox": ["/bin/busybox", "sh"], "bash": ["/bin/bash", "--posix"]}
@@ -45,7 +44,7 @@ class Guest:
 
     def run(self, variables: dict[str, str]) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
-            [*self.shell, "-c", guest_file("identity").decode(), "ramet-identity"],
+            [*self.shell, "-c", identity_script(), "ramet-identity"],
             env={**variables, "RAMET_TEST_ROOT": os.fspath(self.root)},
             capture_output=True,
             timeout=60,
