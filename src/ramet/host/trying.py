@@ -42,6 +42,8 @@ TIMED_OUT = 124
 _SPARE_S = 1800.0
 """What cloning, looking and removing may take of a clone's time to live."""
 _GUEST_S = 120.0
+_NETWORK_S = 10.0
+"""To have an address in the trial's network: what a network sets off in the guest is over before the first look."""
 _REMOVE_TRIES = 5
 
 
@@ -130,7 +132,7 @@ class TryDesk:
         return CloneVm(
             names=(trial.name,),
             nics=tuple(_alone(nic, trial.network) for nic in cards),
-            wait_network_s=0,
+            wait_network_s=_NETWORK_S,
             extra_config={} if keep else {TRY_MARK: "remove"},
             ttl_s=None if keep else trial.request.timeout_s + _SPARE_S,
         )
