@@ -287,6 +287,18 @@ static long advise_all(int advice) {
     return raw_syscall(SYS_madvise, ram_start, ram_end - ram_start, advice, 0, 0, 0);
 }
 
+/* Unmerging copies every merged page while the kernel holds the address space's lock, which stops the guest at its next
+ * fault: piece by piece, it runs in between. Neighbours of like flags become one mapping again. */
+static long unmerge_all(void) {
+    enum { PIECE = 16 << 20 };
+    for (uint64_t at = ram_start; at < ram_end; at += PIECE) {
+        uint64_t bytes = ram_end - at < PIECE ? ram_end - at : PIECE;
+        long r = raw_syscall(SYS_madvise, at, bytes, MADV_UNMERGEABLE, 0, 0, 0);
+        if (r) return r;
+    }
+    return 0;
+}
+
 bool ram_before_fork(struct reason *why) {
     huge_pages = false;
     long r = advise_all(MADV_NOHUGEPAGE); /* EINVAL: a kernel without huge pages */
@@ -295,7 +307,7 @@ bool ram_before_fork(struct reason *why) {
 }
 
 bool ram_merge(bool on, struct reason *why) {
-    long r = advise_all(on ? MADV_MERGEABLE : MADV_UNMERGEABLE);
+    long r = on ? advise_all(MADV_MERGEABLE) : unmerge_all();
     if (r) return refuse(why, (int)-r, on ? "page merging on" : "page merging off");
     merging = on;
     return true;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -224,6 +225,28 @@ def test_page_merging_is_the_owners_to_turn_on(nursery: Nursery) -> None:
         assert client.query().merging
         client.merge(False)
         assert not client.query().merging
+        assert "mg" not in _flags_of_ram(clone, RAM_BYTES)
+    assert "mg" in _flags_of_ram(source, RAM_BYTES)  # every process is asked for itself
+
+
+def _flags_of_ram(process: Process, ram_bytes: int) -> list[str]:
+    """The kernel's flags of the one mapping of that size."""
+    parts = process.proc("smaps").split("VmFlags:")
+    size = f"Size: {ram_bytes // 1024:>18} kB"
+    found = [flags.splitlines()[0].split() for before, flags in pairwise(parts) if size in before]
+    assert len(found) == 1
+    return found[0]
+
+
+def test_ram_that_is_unmerged_piece_by_piece_is_one_mapping_again(nursery: Nursery) -> None:
+    source = nursery.launch(ram_bytes=40 << 20)
+    with source.connect() as client:
+        try:
+            client.merge(True)
+        except ForkError as error:
+            pytest.skip(f"this kernel cannot merge pages: {error}")
+        client.merge(False)
+    assert "mg" not in _flags_of_ram(source, 40 << 20)
 
 
 def test_a_child_that_maps_another_size_fails_and_says_so(nursery: Nursery) -> None:
