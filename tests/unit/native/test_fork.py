@@ -13,6 +13,8 @@ from ramet.errors import ForkError
 from tests.unit.native.native_kit import PROGRAMS, RAM_BYTES, Nursery, Process, compile_c
 
 PAGE = 4096
+BIG = 40 << 20
+"""No other mapping has this size."""
 
 
 def test_memory_is_shared_at_the_fork_and_apart_afterwards(nursery: Nursery) -> None:
@@ -212,7 +214,7 @@ def test_huge_pages_end_with_the_first_fork(nursery: Nursery) -> None:
 
 
 def test_page_merging_is_the_owners_to_turn_on(nursery: Nursery) -> None:
-    source = nursery.launch()
+    source = nursery.launch(ram_bytes=BIG)
     with source.connect() as client:
         assert not client.query().merging
         try:
@@ -220,13 +222,13 @@ def test_page_merging_is_the_owners_to_turn_on(nursery: Nursery) -> None:
         except ForkError as error:
             pytest.skip(f"this kernel cannot merge pages: {error}")
         assert client.query().merging
-    clone = nursery.fork(source)
+    clone = nursery.fork(source, ram_bytes=BIG)
     with clone.connect() as client:
         assert client.query().merging
         client.merge(False)
         assert not client.query().merging
-        assert "mg" not in _flags_of_ram(clone, RAM_BYTES)
-    assert "mg" in _flags_of_ram(source, RAM_BYTES)  # every process is asked for itself
+        assert "mg" not in _flags_of_ram(clone, BIG)
+    assert "mg" in _flags_of_ram(source, BIG)  # every process is asked for itself
 
 
 def _flags_of_ram(process: Process, ram_bytes: int) -> list[str]:
@@ -239,14 +241,14 @@ def _flags_of_ram(process: Process, ram_bytes: int) -> list[str]:
 
 
 def test_ram_that_is_unmerged_piece_by_piece_is_one_mapping_again(nursery: Nursery) -> None:
-    source = nursery.launch(ram_bytes=40 << 20)
+    source = nursery.launch(ram_bytes=BIG)
     with source.connect() as client:
         try:
             client.merge(True)
         except ForkError as error:
             pytest.skip(f"this kernel cannot merge pages: {error}")
         client.merge(False)
-    assert "mg" not in _flags_of_ram(source, 40 << 20)
+    assert "mg" not in _flags_of_ram(source, BIG)
 
 
 def test_a_child_that_maps_another_size_fails_and_says_so(nursery: Nursery) -> None:
