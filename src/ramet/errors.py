@@ -27,6 +27,7 @@ per layer. HTTP status and exit code are looked up at the edge, from `http_statu
 
 from __future__ import annotations
 
+import errno
 from typing import Any, ClassVar
 
 
@@ -140,6 +141,35 @@ class DamagedError(RametError):
 
 class InternalError(RametError):
     code = "internal"
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_SPENT = (errno.ENOMEM, errno.EAGAIN)
+_FILES = (errno.EMFILE, errno.ENFILE)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def from_os_error(exc: OSError) -> RametError:
+    """What the kernel refused, in the tree's words: below ``machine`` it passes as OSError, at the edge it is this."""
+    where = f" ({exc.filename})" if isinstance(exc.filename, str) else ""
+    words = (exc.strerror or str(exc) or type(exc).__name__).rstrip(".")
+    if isinstance(exc, TimeoutError):
+        return DeadlineError("It was not done in time.", hint="Try again; 'ramet task ls' shows what else runs.")
+    if exc.errno is None:  # no kernel said this
+        return InternalError(
+            "Something went wrong inside Ramet.", hint="The daemon's log has the details; please report them."
+        )
+    if exc.errno in _FULL:
+        return CapacityError(f"The disk is full{where}.", hint="Make room there and try again.")
+    if exc.errno in _SPENT:
+        return CapacityError(
+            f"The host has no memory or no process to spare: {words}{where}.", hint="End something and try again."
+        )
+    if exc.errno in _FILES:
+        return CapacityError(f"{words}{where}.", hint="'ramet doctor' says how to raise the limit.")
+    if exc.errno in _FORBIDDEN:
+        return PrivilegeError(f"The host refused it: {words}{where}.", hint="'ramet doctor' says what is missing.")
+    return ToolError(f"The host refused it: {words}{where}.", hint="Try again; 'ramet doctor' looks at this host.")
 
 
 def _subclasses(cls: type[RametError]) -> list[type[RametError]]:

@@ -32,7 +32,7 @@ class Daemon:
         self._client: Client | None = None
 
     def start(self, kill_at: str | None = None) -> Client:
-        env = {**os.environ, **({"RAMET_KILL_AT": kill_at} if kill_at else {})}
+        env = {**os.environ, **({"RAMET_FAULT": f"{kill_at}:kill"} if kill_at else {})}
         read, write = os.pipe()
         log = (self.state_dir.parent / "serve.log").open("ab")
         argv = [sys.executable, "-P", "-m", "ramet.serve", "--state", str(self.state_dir), "--ready-fd", str(write)]

@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ramet.api.contract import Host
-from ramet.errors import InternalError, NotFoundError, PrivilegeError, RametError, StateError, UsageError
+from ramet.errors import InternalError, NotFoundError, PrivilegeError, RametError, StateError, UsageError, from_os_error
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -82,6 +82,11 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RametError)
     async def _ours(request: Request, error: RametError) -> JSONResponse:
         return answer(error)
+
+    @app.exception_handler(OSError)
+    async def _refused(request: Request, error: OSError) -> JSONResponse:
+        log.warning("a request failed", path=request.url.path, exc_info=error)
+        return answer(from_os_error(error))
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:

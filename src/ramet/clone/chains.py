@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from ramet.hypervisor.blocknodes import DiskChain, LayerFile, format_node
 from ramet.machine.live import LiveMachine
+from ramet.machine.steps import reach
 from ramet.model.machine import Disk
 from ramet.model.units import new_id
 from ramet.storage.flatten import FlattenPlan, flatten, plan_flatten
@@ -51,10 +52,13 @@ def _plan(live: LiveMachine, disk: Disk, base_layers: frozenset[str]) -> Flatten
 async def _shorten_disk(live: LiveMachine, disk: Disk, plan: FlattenPlan, progress: Progress | None) -> None:
     layers, merged = live.rooms.layers, new_id()
     async with live.rooms.book.operation("flatten", live.id, {"disk": disk.id, "layers": [merged]}):
+        reach("flatten.journalled")
         with layers.hold(*plan.layers):
             await flatten(layers, plan.layers, plan.base, progress, layer_id=merged)
+            reach("flatten.merged")
             # Should this fail half way, `merged` may be in use: it is left to collection, which knows.
             await _swap(live, disk, merged)
+            reach("flatten.swapped")
 
 
 async def _swap(live: LiveMachine, disk: Disk, merged: str) -> None:
@@ -71,6 +75,7 @@ async def _swap_live(live: LiveMachine, disk: Disk, merged: str) -> None:
     chain = tuple(LayerFile(layer.id, layers.path(layer.id), writable=False) for layer in layers.chain(merged))
     top = LayerFile(disk.layer, layers.path(disk.layer), writable=True)
     await live.qmp.reopen_backing(top, DiskChain(disk, chain))
+    reach("flatten.reopened")
     await live.qmp.execute(
         "change-backing-file",
         {

@@ -17,7 +17,7 @@ from ramet.clone.check import Order
 from ramet.clone.holder import fork_from
 from ramet.clone.quiesce import Quiesced
 from ramet.clone.seedling import Seedling, become, new_record, prepare
-from ramet.errors import RametError, ToolError
+from ramet.errors import RametError, from_os_error
 from ramet.hypervisor.fork import ForkReply
 from ramet.hypervisor.rundir import RunDir
 from ramet.machine.live import LiveMachine
@@ -88,7 +88,7 @@ async def grow_all(
             except RametError as exc:
                 harvest.failures[name] = exc
             except OSError as exc:
-                harvest.failures[name] = ToolError(f"{name!r} could not be made: {exc.strerror or exc}.")
+                harvest.failures[name] = from_os_error(exc)
             told(seedling, len(harvest.seedlings) + len(harvest.failures), len(order.names))
 
     try:

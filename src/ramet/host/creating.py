@@ -17,6 +17,7 @@ from ramet.hypervisor.plan import check_devices
 from ramet.machine.blocks import layer_name
 from ramet.machine.hardware import check_disk_size
 from ramet.machine.live import LiveMachine
+from ramet.machine.steps import reach
 from ramet.model.base import parse
 from ramet.model.host import Image
 from ramet.model.machine import (
@@ -66,12 +67,15 @@ async def create(floor: Floor, request: CreateVm) -> LiveMachine:
     layers = [layer_name(vm_id, disk.id) for disk in draft.disks]
     async with floor.rooms.book.operation("create", vm_id, {"layers": layers, "clones": [vm_id]}):
         try:
+            reach("create.journalled")
             disks = await _make_disks(floor, request, draft, vm_id)
             cdroms = (*draft.cdroms, *([await _seed(floor, request, vm_id)] if _needs_seed(request) else []))
             machine = draft.changed(disks=disks, cdroms=cdroms)
             vm = Vm(id=vm_id, machine=machine, lineage_id=vm_id, created_at=time.time())
             live = LiveMachine(floor.rooms, vm)
+            reach("create.layered")
             await floor.rooms.book.save(vm)
+            reach("create.recorded")
         except BaseException:
             for layer in layers:
                 floor.rooms.layers.path(layer).unlink(missing_ok=True)

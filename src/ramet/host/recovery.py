@@ -24,6 +24,7 @@ from ramet.hypervisor.fork import ForkClient
 from ramet.hypervisor.process import QemuProcess
 from ramet.hypervisor.stun_client import release
 from ramet.machine.blocks import follow_disks
+from ramet.machine.hardware import follow_devices
 from ramet.machine.live import LiveMachine
 from ramet.model.host import JournalEntry
 from ramet.model.machine import Vm, VmState
@@ -111,6 +112,7 @@ class Recovery:
         moment = self._floor.inventory.moments.get(live.vm.moment_id or "")
         pending = bytes.fromhex(moment.pending_rpc_hex) if moment else b""
         await live.attach(process, pending_rpc=pending, inherited=False)
+        await follow_devices(live)
         live.taps = _taps_of(live)
         await follow_disks(live)  # a crash in a stun may have come after the disks moved on to their overlays
         await self._adopt_state(live, frozen=moment is not None)

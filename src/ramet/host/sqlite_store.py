@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import errno
 import json
 import sqlite3
 from collections import deque
@@ -299,7 +300,7 @@ def _translate(exc: Exception, path: Path) -> Exception:
         return CapacityError("The inventory's disk is full.", hint="Make room there and try again.", path=str(path))
     if code in _DAMAGED or (code is None and type(exc) is sqlite3.DatabaseError):
         return DamagedError(f"The inventory {path} is damaged: {exc}.", hint=_way_back(path), path=str(path))
-    return OSError(f"the inventory {path}: {exc}")
+    return OSError(errno.EIO, str(exc), str(path))
 
 
 def _way_back(path: Path) -> str:

@@ -14,6 +14,7 @@ from ramet.guest.images.debian import build_debian
 from ramet.guest.images.micro import build_micro
 from ramet.host.floor import Floor
 from ramet.host.tasks import TaskHandle, TaskManager
+from ramet.machine.steps import reach
 from ramet.model.host import Image, Network, Task
 from ramet.model.machine import DEFAULT_NETWORK
 from ramet.model.requests import BuildImage, ChangeNetwork, CreateNetwork, ImportImage
@@ -94,6 +95,7 @@ class StockDesk:
     async def _keep(self, image: Image) -> Image:
         old = self._floor.inventory.images.get(image.name)
         await self._floor.inventory.images.put(image)
+        reach("import.recorded")
         if old is not None:
             await self._discard_files(old)
         self._floor.rooms.book.emit("image.made", f"The image {image.name} is ready.")
@@ -114,7 +116,9 @@ class StockDesk:
         return await self._start("image.import", name, work)
 
     async def _import(self, name: str, path: Path, request: ImportImage, layer_id: str, handle: TaskHandle) -> Image:
+        reach("import.begun")
         disk = await import_file(self._floor.rooms.layers, path, handle.progress, layer_id=layer_id)
+        reach("import.layered")
         return await self._keep(
             Image(
                 name=name,
@@ -168,7 +172,9 @@ class StockDesk:
             if self._floor.inventory.networks.get(request.name) is not None:
                 raise ConflictError(f"There is a port group {request.name!r} already.", hint="Choose another name.")
             network = await self._floor.rooms.networks.ensure(Network.model_validate(request.model_dump()))
+            reach("network.made")
             await self._floor.inventory.networks.add(network)
+            reach("network.recorded")
         self._floor.rooms.book.emit("network.created", f"The port group {network.name} was created.")
         return network
 
@@ -200,7 +206,9 @@ class StockDesk:
                 f"The port group {name!r} is used by {users[0]!r}.", hint="Move its NIC to another, or remove the VM."
             )
         await self._floor.inventory.networks.remove(name)
+        reach("network.forgotten")
         await self._floor.rooms.networks.remove(name)
+        reach("network.removed")
 
     async def ensure_networks(self) -> None:
         """At start: what the inventory knows exists in the kernel, and a default port group where one may."""

@@ -32,7 +32,15 @@ import structlog
 from pydantic import ValidationError
 from pydantic_core import to_jsonable_python
 
-from ramet.errors import ConflictError, InternalError, NotFoundError, RametError, StateError, TaskCancelledError
+from ramet.errors import (
+    ConflictError,
+    InternalError,
+    NotFoundError,
+    RametError,
+    StateError,
+    TaskCancelledError,
+    from_os_error,
+)
 from ramet.host.bell import Bell
 from ramet.host.store import Delete, Entry, Put, Store
 from ramet.model.base import explain
@@ -259,6 +267,9 @@ class TaskManager:
             return TaskState.CANCELLED, None, TaskCancelledError(why).as_dict()
         except RametError as exc:
             return TaskState.ERROR, None, _as_dict(exc)
+        except OSError as exc:
+            log.warning("a task failed", task=handle.id, kind=handle.task.kind, exc_info=exc)
+            return TaskState.ERROR, None, _as_dict(from_os_error(exc))
         except BaseException:
             log.exception("a task failed by a bug of ours", task=handle.id, kind=handle.task.kind)
             return TaskState.ERROR, None, internal_error().as_dict()

@@ -28,6 +28,7 @@ from ramet.host.stock import StockDesk
 from ramet.host.tasks import TaskHandle, TaskManager
 from ramet.host.vms import VmDesk
 from ramet.machine.live import LiveMachine
+from ramet.machine.steps import reach
 from ramet.model.execution import ExecEvent
 from ramet.model.host import Task, TaskState
 from ramet.model.machine import Nic
@@ -141,12 +142,15 @@ class TryDesk:
 
     async def _try(self, trial: _Trial, handle: TaskHandle, output: OutputLog, by_uid: int | None) -> TryReport:
         async with self._clone(trial, handle, by_uid) as live:
+            reach("try.cloned")
             with _timed(trial, handle, "guest"):
                 await live.agent.ping(timeout_s=_GUEST_S)
             token = secrets.token_hex(8)
             before = await self._look(trial, handle, live.agent, token, None)
+            reach("try.looked")
             with _timed(trial, handle, "command"):
                 await self._run(trial, live.agent, output)
+            reach("try.ran")
             output.close()
             if before is not None:
                 await self._look(trial, handle, live.agent, token, before)

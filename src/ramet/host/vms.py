@@ -19,6 +19,7 @@ from ramet.host.tasks import TaskHandle, TaskManager
 from ramet.machine import hardware, power
 from ramet.machine.lifecycle import Operation, allows, next_state
 from ramet.machine.live import LiveMachine
+from ramet.machine.steps import reach
 from ramet.model.host import Task
 from ramet.model.machine import Vm, VmState
 from ramet.model.requests import ChangeVm, CreateVm, StopVm
@@ -153,14 +154,18 @@ class VmDesk:
         """Under the VM's lock, of a VM that is off."""
         vm = live.vm
         async with self._floor.rooms.book.operation("remove", vm.id, {"clones": [vm.id]}):
+            reach("remove.journalled")
             await live.detach()
             await self._floor.rooms.book.forget(vm.id)
+            reach("remove.forgotten")
             if self._floor.rooms.networks.privileged:
                 for nic in vm.machine.nics:
                     await self._floor.rooms.networks.release_nic(vm.id, nic)
                 await self._lift_guards(vm)
+            reach("remove.unplugged")
             for directory in (self._floor.rooms.paths.vm(vm.id), self._floor.rooms.paths.vm_run(vm.id)):
                 await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+            reach("remove.cleared")
         self._floor.rooms.book.emit("vm.removed", f"{vm.name} was removed.", vm)
         await self._floor.collect_layers()
 

@@ -81,6 +81,11 @@ class DeviceCommands(Executor):
                 raise _AlreadyAskedError(exc.message) from exc
             raise
 
+    async def device_ids(self) -> frozenset[str]:
+        """Of the devices that were given one: NICs and disks, plugged in at birth or later."""
+        answer = await self.execute("qom-list", {"path": "/machine/peripheral"})
+        return frozenset(str(item.get("name")) for item in answer)
+
     async def is_listening(self, channel: str) -> bool:
         """Whether a program in the guest holds a channel's port open: "agent" or "rpc"."""
         chardevs = await self.execute("query-chardev")

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 
-from ramet.errors import ConflictError, NotFoundError, StateError, UnsupportedError, UsageError
+from ramet.errors import ConflictError, NotFoundError, RametError, StateError, UnsupportedError, UsageError
+from ramet.hypervisor.arguments.nics import netdev_id
 from ramet.machine.blocks import layer_name
 from ramet.machine.lifecycle import Operation, next_state
 from ramet.machine.live import LiveMachine
+from ramet.machine.steps import reach
 from ramet.machine.wiring import attach_nic, disk_chain
-from ramet.model.machine import USER_NETWORK, Disk, Display, Nic, VmState
+from ramet.model.machine import USER_NETWORK, Disk, Display, Machine, Nic, VmState
 from ramet.model.requests import NicChange, NicRequest
 from ramet.model.units import MIB, format_bytes, new_id, new_mac
 from ramet.network.fences import check_fence, placement
 from ramet.storage.images import grow
 from ramet.storage.qcow2 import MAX_SIZE_BYTES
 
+_TAKE_OUT_S = 5.0
 HOT_PLUGGABLE = (VmState.OFF, VmState.RUNNING)
 
 
@@ -133,10 +137,17 @@ async def add_nic(live: LiveMachine, request: NicRequest) -> None:
     nic = Nic.model_validate({"id": nic_id, **data, "network": request.network})
     _require_network(live, nic)
     check_fence(live.rooms.book.network(nic.network) if nic.network else None, nic.fence)
-    machine = live.vm.machine.changed(nics=(*live.vm.machine.nics, nic))
-    if live.vm.is_on:
-        await _plug_nic(live, nic)
-    await live.change(machine=machine)
+    before = live.vm.machine
+    # Recorded first: what is in the record and not in QEMU is found by the next start; the other way it would not be.
+    await live.change(machine=before.changed(nics=(*before.nics, nic)))
+    try:
+        reach("nic.recorded")
+        if live.vm.is_on:
+            await _plug_nic(live, nic)
+        reach("nic.plugged")
+    except BaseException:
+        await asyncio.shield(_take_out(live, before, nic.id))
+        raise
 
 
 async def _plug_nic(live: LiveMachine, nic: Nic) -> None:
@@ -150,6 +161,25 @@ async def _plug_nic(live: LiveMachine, nic: Nic) -> None:
         live.taps[nic.id] = tap.name
     if not nic.connected or live.vm.identity.holds_links_down:
         await live.qmp.set_link(nic.id, up=False)
+
+
+async def _take_out(live: LiveMachine, before: Machine, device_id: str) -> None:
+    """Of a device that could not be plugged in, or not to the end: the record says in the end what QEMU has."""
+    with contextlib.suppress(RametError):
+        if live.vm.is_on and device_id in await live.qmp.device_ids():
+            await live.qmp.unplug_device(device_id, timeout_s=_TAKE_OUT_S)
+            if device_id.startswith("net"):
+                await live.qmp.execute("netdev_del", {"id": netdev_id(device_id)})
+        await live.change(machine=live.vm.machine.changed(nics=before.nics, disks=before.disks))
+
+
+async def follow_devices(live: LiveMachine) -> None:
+    """Make the record name the devices that QEMU has: after a plugging that was cut off, only QEMU knows."""
+    there, machine = await live.qmp.device_ids(), live.vm.machine
+    nics = tuple(nic for nic in machine.nics if nic.id in there)
+    disks = tuple(disk for disk in machine.disks if disk.is_efivars or disk.id in there)
+    if (nics, disks) != (machine.nics, machine.disks):
+        await live.change(machine=machine.changed(nics=nics, disks=disks))
 
 
 async def remove_nic(live: LiveMachine, nic_id: str) -> None:
@@ -182,16 +212,21 @@ async def add_disk(live: LiveMachine, size_mib: int) -> Disk:
     taken = {disk.id for disk in live.vm.machine.disks}
     disk_id = next(f"disk{n}" for n in range(len(taken) + 1) if f"disk{n}" not in taken)
     disk = Disk(id=disk_id, layer=layer_name(new_id(), disk_id), size_bytes=check_disk_size(size_mib))
-    machine = live.vm.machine.changed(disks=(*live.vm.machine.disks, disk))
+    before = live.vm.machine
     with live.rooms.layers.hold(disk.layer):
         try:
             live.rooms.layers.create_empty(disk.size_bytes, layer_id=disk.layer, sync=True)
+            reach("disk.made")
+            await live.change(machine=before.changed(disks=(*before.disks, disk)))  # first: see add_nic
+            reach("disk.recorded")
             if live.vm.is_on:
                 await _plug_disk(live, disk)
+            reach("disk.plugged")
         except BaseException:
-            live.rooms.layers.remove(disk.layer)
+            await asyncio.shield(_take_out(live, before, disk.id))
+            if disk not in live.vm.machine.disks:  # else the guest keeps it
+                live.rooms.layers.remove(disk.layer)
             raise
-        await live.change(machine=machine)
     return disk
 
 

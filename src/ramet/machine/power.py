@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from ramet.hypervisor.process import QemuProcess
 from ramet.hypervisor.stun_client import release
 from ramet.machine.lifecycle import Happening, Operation, next_state
 from ramet.machine.live import LiveMachine
+from ramet.machine.steps import reach
 from ramet.machine.wiring import wire
 from ramet.model.machine import VmState
 from ramet.network.firewall import Guard
@@ -28,6 +30,7 @@ async def start(live: LiveMachine) -> None:
     suspended = live.vm.state is VmState.SUSPENDED
     next_state(live.vm.state, operation, name=live.name)
     async with live.rooms.book.operation("start", live.id, {}):
+        reach("start.journalled")
         await _settle_machine_type(live)
         if not suspended:
             await _unlink(live.rooms.paths.suspended_state(live.id))  # a stale one would be taken for this start's
@@ -51,13 +54,15 @@ async def _settle_machine_type(live: LiveMachine) -> None:
 
 
 async def _launch(live: LiveMachine, *, incoming: bool) -> None:
-    rooms = live.rooms
     await _lift_guards(live)
-    plan = await wire(live, attach=True, forked=False, incoming=incoming)
-    process = await QemuProcess.launch(plan, rooms.user)
-    await asyncio.to_thread(live.confine, process)
+    with await wire(live, attach=True, forked=False, incoming=incoming) as plan:
+        reach("start.wired")
+        process = await QemuProcess.launch(plan, live.rooms.user)
     try:
+        await asyncio.to_thread(live.confine, process)
+        reach("start.launched")
         await live.attach(process)
+        reach("start.attached")
         if incoming:
             await _load_suspended(live)
         await restore_links(live, all_=incoming)
@@ -65,7 +70,9 @@ async def _launch(live: LiveMachine, *, incoming: bool) -> None:
         await live.mark_running(process, launched=True)
         if incoming:
             await _unlink(live.rooms.paths.suspended_state(live.id))
+        reach("start.recorded")
         await live.qmp.cont()
+        reach("start.running")
     except BaseException as exc:
         await end_process(live, process)
         if isinstance(exc, PeerError) and (reason := process.exit_reason()):
@@ -94,6 +101,9 @@ async def restore_links(live: LiveMachine, *, all_: bool) -> None:
 
 
 async def _abort_start(live: LiveMachine, suspended: bool) -> None:
+    live.taps.clear()
+    await asyncio.to_thread(shutil.rmtree, live.run_dir.path, ignore_errors=True)
+    await asyncio.to_thread(live.unconfine)
     if live.vm.state is VmState.STARTING:
         await live.move(Happening.START_FAILED, process=None)
     if suspended and live.vm.state is VmState.OFF and live.rooms.paths.suspended_state(live.id).exists():
@@ -107,6 +117,7 @@ async def end_process(live: LiveMachine, process: QemuProcess) -> None:
         await process.wait_exit(KILL_TIMEOUT_S)
     if not await live.wait_ended(KILL_TIMEOUT_S):
         await live.detach()
+    process.close()  # one that was never attached is nobody else's
 
 
 async def stop(live: LiveMachine, *, hard: bool, timeout_s: float) -> None:
@@ -124,6 +135,7 @@ async def stop(live: LiveMachine, *, hard: bool, timeout_s: float) -> None:
         await power_off(live)
         return
     await live.move(operation)
+    reach("stop.recorded")
     if not await _shut_down(live, timeout_s):
         if live.vm.state is VmState.STOPPING and live.process is not None:
             await live.change(state=VmState.RUNNING)
@@ -150,6 +162,7 @@ async def power_off(live: LiveMachine) -> None:
     """Cut the power: SIGTERM lets QEMU flush and close its images; SIGKILL follows."""
     process = live.require_process()
     process.terminate()
+    reach("stop.signalled")
     if not await live.wait_ended(KILL_TIMEOUT_S):
         await end_process(live, process)
 
@@ -169,15 +182,19 @@ async def suspend(live: LiveMachine) -> None:
     next_state(live.vm.state, Operation.SUSPEND, name=live.name)
     path = live.rooms.paths.suspended_state(live.id)
     async with live.rooms.book.operation("suspend", live.id, {"state_file": str(path)}):
+        reach("suspend.journalled")
         try:
             await live.qmp.stop()
+            reach("suspend.stopped")
             await _save_with_memory(live, path)
+            reach("suspend.written")
             await live.move(Operation.SUSPEND)
         except BaseException:
             await _unlink(path)
             # Waits for the end of a migration that is still under way: `cont` in the middle of it would be undone.
             await release(str(live.run_dir.stun), timeout_s=_memory_timeout_s(live))
             raise
+        reach("suspend.recorded")
         await power_off(live)
 
 

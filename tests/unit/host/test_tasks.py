@@ -1,4 +1,6 @@
 import asyncio
+import errno
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -73,6 +75,20 @@ async def test_a_bug_ends_the_task_without_showing_its_inside(tasks: TaskManager
     assert task.error is not None
     assert task.error["code"] == "internal"
     assert "secret" not in str(task)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(errno.ENOSPC, "capacity"), (errno.EAGAIN, "capacity"), (errno.EACCES, "privilege")]
+)
+async def test_what_the_host_refuses_says_what_to_do(tasks: TaskManager, number: int, code: str) -> None:
+    async def work(handle: TaskHandle) -> None:
+        raise OSError(number, os.strerror(number), "/some/where")
+
+    task = await tasks.wait((await tasks.start("x", "y", work)).id, 10)
+    assert task.error is not None
+    assert task.error["code"] == code
+    assert "/some/where" in task.error["message"]
+    assert task.error["hint"]
 
 
 async def test_a_result_that_cannot_be_told_is_an_error_too(tasks: TaskManager) -> None:
