@@ -20,6 +20,9 @@ from ramet.hypervisor.process import QemuProcess
 from ramet.hypervisor.rundir import RunDir
 from ramet.hypervisor.stun_client import end_children, to_its_end
 from ramet.machine.rooms import Rooms
+from ramet.memory.holdings import Holding
+from ramet.model.machine import Vm
+from ramet.model.memory import MemoryKind
 from ramet.model.units import MIB
 
 OOM_SCORE_HOLDER = 100
@@ -58,16 +61,29 @@ async def planned_holder(rooms: Rooms, moment_id: str, memory_mib: int) -> Async
 
 
 @contextlib.asynccontextmanager
-async def held(rooms: Rooms, reply: ForkReply) -> AsyncIterator[QemuProcess]:
+async def held(source: Vm, rooms: Rooms, reply: ForkReply) -> AsyncIterator[QemuProcess]:
     """Ends the holder when its moment is let go."""
     process = QemuProcess.from_fork(reply.pid, reply.pidfd)
     process.set_oom_score(OOM_SCORE_HOLDER)
     try:
-        yield process
+        with rooms.holdings.keep(_holding(source, process)):
+            yield process
     finally:
         process.kill()
         await process.wait_exit(10.0)
         process.close()
+
+
+def _holding(source: Vm, process: QemuProcess) -> Holding:
+    return Holding(
+        id=f"holder-{process.pid}",
+        name=f"holder of {source.name}",
+        kind=MemoryKind.HOLDER,
+        lineage_id=source.lineage_id or source.id,
+        pid=process.pid,
+        start_ticks=process.start_ticks,
+        ram_bytes=source.machine.memory_mib * MIB,
+    )
 
 
 async def fork_from(rooms: Rooms, run_dir: RunDir, request: ForkRequest) -> ForkReply:

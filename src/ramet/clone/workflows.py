@@ -94,7 +94,7 @@ async def _many_from_holder(
             moments.drop_overlays(live, turns)
             raise
         taken, done = await _take(live, order, turns, [plan.request])
-        await stack.enter_async_context(held(live.rooms, taken.result.forks[0]))
+        await stack.enter_async_context(held(live.vm, live.rooms, taken.result.forks[0]))
         order = replace(order, identities=tuple(_after(identity, done) for identity in order.identities))
         harvest = await grow_all(live, order, plan.run_dir, _ground(taken, moment_id), adopt, told)
     harvest.stun_ms, harvest.quiesced = taken.stun.total_ms, done

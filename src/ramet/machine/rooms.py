@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ramet.guest.agent import Agent
@@ -14,6 +14,7 @@ from ramet.hypervisor.stun_client import StunHelper
 from ramet.hypervisor.version import Qemu
 from ramet.machine.acceleration import Acceleration
 from ramet.machine.paths import StatePaths
+from ramet.memory.holdings import Holdings
 from ramet.model.host import Network
 from ramet.model.machine import Moment, Vm
 from ramet.network.manager import Networks
@@ -84,3 +85,5 @@ class Rooms:
     cgroups: CgroupHost
     book: Book
     limits: Limits = Limits()
+    holdings: Holdings = field(default_factory=Holdings)
+    """Processes with guest RAM that are no VM's: the ledger of memory counts them."""

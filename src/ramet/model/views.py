@@ -20,6 +20,11 @@ class MemoryView(Model):
     shared_bytes: int
     proportional_bytes: int
     process_overhead_bytes: int
+    """Of the process apart from guest RAM, each shared page divided by its users."""
+    page_tables_bytes: int = 0
+    """Of the process; the kernel spends them beside all of the above."""
+    swapped_bytes: int = 0
+    """Of guest RAM, in swap: not resident."""
 
 
 class LayerView(Model):
