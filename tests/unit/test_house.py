@@ -23,7 +23,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "api": {"errors", "model", "host"},
     "serve": {"errors", "model", "host", "api"},
     "testing": {"errors", "model"} | LOWER,
-    "cli": {"errors", "model", "api", "serve"},
+    "bench": {"errors", "model", "machine", "host", "api", "testing"} | LOWER,
+    "cli": {"errors", "model", "api", "serve", "bench"},
 }
 EXCEPTIONS = {
     ("cli", "host.settings"): "flags of 'ramet serve', and where the daemon's socket is",

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ramet.cli import clone, devices, guest, host, image, network, pool, task, try_, vm
+from ramet.cli import bench, clone, devices, guest, host, image, network, pool, task, try_, vm
 from ramet.cli.command import JSON, QUIET, ROOT_STATE, Root
 
 
@@ -36,6 +36,7 @@ def _build() -> typer.Typer:
     task.register(app)
     app.add_typer(host.tools)
     host.register(app)
+    bench.register(app)
     return app
 
 

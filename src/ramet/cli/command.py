@@ -47,6 +47,7 @@ ORDER = (
     "events",
     "tools",
     "serve",
+    "bench",
 )
 """Of the commands in the help: the way a newcomer meets them."""
 

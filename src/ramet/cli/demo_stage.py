@@ -98,7 +98,7 @@ def own_stage(session: Session, *, keep: bool) -> Iterator[Stage]:
     temporary = session.given_state is None
     state_dir = _temporary_folder() if temporary else session.state_dir
     session.out.say("State: ", Cell(str(state_dir), "bold"), " (temporary)" if temporary and not keep else "")
-    with _signals():
+    with ending_signals():
         try:
             client = session.setup.connect(state_dir, True)
         except BaseException:
@@ -122,7 +122,9 @@ def _temporary_folder() -> Path:
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[None]:
+def ending_signals() -> Iterator[None]:
+    """Inside, SIGTERM and SIGHUP end the show as Ctrl-C does."""
+
     def interrupt(signum: int, frame: object) -> None:
         raise KeyboardInterrupt
 

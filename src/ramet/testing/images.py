@@ -1,4 +1,4 @@
-"""The default guests for tests: built once, and again only when what they are made of has changed."""
+"""The default guests for tests and benches: built once, and again only when what they are made of has changed."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ _PATHS = ("kernel", "initrd", "disk")
 
 async def micro_image(directory: Path) -> BuiltImage:
     """Takes 15 s the first time. `directory` keeps the image for the next run; not for several runs at once."""
-    return await _kept(directory, build_micro)
+    return await kept_image(directory, build_micro)
 
 
 async def debian_image(directory: Path) -> BuiltImage:
     """Like `micro_image`, with Python in it for programs of tests; takes a minute or two the first time."""
-    return await _kept(directory, functools.partial(build_debian, packages=("python3-minimal",)))
+    return await kept_image(directory, functools.partial(build_debian, packages=("python3-minimal",)))
 
 
-async def _kept(directory: Path, build: Callable[[Path], Awaitable[BuiltImage]]) -> BuiltImage:
+async def kept_image(directory: Path, build: Callable[[Path], Awaitable[BuiltImage]]) -> BuiltImage:
+    """What `build` makes in `directory`, unless what is there is made of the same."""
     record = directory / "built.json"
     image = _load(record)
     if image is None:

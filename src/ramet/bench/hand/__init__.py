@@ -1,0 +1,1 @@
+"""What a person would do without Ramet: plain, synchronous, without a daemon or an inventory. The baselines."""
