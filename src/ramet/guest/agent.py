@@ -27,6 +27,7 @@ _CHUNK_BYTES = 192 * 1024
 _FIRST_POLL_S = 0.002
 _LAST_POLL_S = 0.1
 _CLEANUP_S = 2.0
+_PATIENCE = 3
 _PING_S = 5.0
 _SHUTDOWN_ANSWER_S = 1.0
 _FORBIDDEN = "Agents of RHEL and its kin may not run programs or touch files: see /etc/sysconfig/qemu-ga in the guest."
@@ -192,7 +193,7 @@ class Agent:
         max_bytes: int = MAX_ANSWER_BYTES,
     ) -> Any:
         """Any command of the agent's; its "return", unchecked."""
-        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        limit_s = self._usual_limit_s() if timeout_s is None else timeout_s
         try:
             async with asyncio.timeout(limit_s), self._lock:
                 answer = await self._exchange(name, dict(arguments or {}), max_bytes)
@@ -205,6 +206,10 @@ class Agent:
         if "error" not in answer:
             return answer["return"]
         _refuse(name, answer["error"])
+
+    def _usual_limit_s(self) -> float:
+        """An agent that has answered is there: its machine, or ours, is only slow, and is given longer."""
+        return self._timeout_s if self._wire is None else _PATIENCE * self._timeout_s
 
     async def _exchange(self, name: str, arguments: dict[str, Any], max_bytes: int) -> dict[str, Any]:
         try:
