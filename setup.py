@@ -17,7 +17,7 @@ from setuptools.command.build import build
 
 HERE = Path(__file__).parent
 NATIVE = Path("native")
-LIBRARY = ["ram.c", "server.c", "fork.c", "layout.c", "request.c", "leap_x86_64.S"]
+LIBRARY = ["ram.c", "server.c", "fork.c", "zygote.c", "layout.c", "request.c", "leap_x86_64.S"]
 CFLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-O2", "-g", "-Wall", "-Wextra", "-Wshadow"]
 LINK_LIBRARY = ["-shared", "-fPIC", "-fvisibility=hidden", "-pthread", "-Wl,-z,now,-z,relro,-z,noexecstack"]
 # Runs in guests, whatever they are made of: nothing from this machine's C library.

@@ -36,11 +36,6 @@ struct image {
     size_t drops;
 };
 
-/* What the child says before it leaps, or of what kept it from leaping. */
-struct report {
-    int step, error;
-};
-enum step { STEP_LEAP, STEP_DESCRIPTORS, STEP_SIGNALS };
 static const char *const step_names[] = {"leap", "placing its descriptors", "resetting its signals"};
 
 uint64_t now_ns(void) {
@@ -229,14 +224,14 @@ static bool image_open(const struct request *request, struct image *image, struc
 
 /* ---- child: raw system calls only ---- */
 
-static _Noreturn void give_up(int report, enum step step, long error) {
+_Noreturn void give_up(int report, enum step step, long error) {
     struct report said = {step, (int)-error};
     raw_syscall(SYS_write, report, (long)&said, sizeof said, 0, 0, 0);
     for (;;) raw_syscall(SYS_exit_group, 127, 0, 0, 0, 0, 0);
 }
 
 /* The handed descriptors become 0, 1, 2...; all others close, but for the report, which is above them all. */
-static long place_descriptors(int *fds, unsigned count, int report) {
+long place_descriptors(int *fds, unsigned count, int report) {
     long r;
     for (unsigned i = 0; i < count; i++) {
         if (fds[i] >= VMFORK_MAX_FDS) continue;
@@ -250,7 +245,7 @@ static long place_descriptors(int *fds, unsigned count, int report) {
 }
 
 /* No setsid here: QEMU's filter kills for it with elevateprivileges=deny. */
-static long reset_signals(void) {
+long reset_signals(void) {
     struct {
         void *handler;
         unsigned long flags;
@@ -265,15 +260,13 @@ static long reset_signals(void) {
     return raw_syscall(SYS_rt_sigprocmask, SIG_SETMASK, (long)&nothing_blocked, 0, 8, 0, 0);
 }
 
-/* Best effort: /proc/PID/cmdline, environ, auxv show the child's own, and its heap starts where every generation's
- * did, instead of creeping upwards by one heap each. A kernel without CONFIG_CHECKPOINT_RESTORE refuses. */
-static void describe(const struct image *image, const char *name) {
+/* Best effort: /proc/PID/cmdline, environ, auxv show the child's own. A kernel without CONFIG_CHECKPOINT_RESTORE
+ * refuses. `code` is any of its mappings. */
+void describe(struct range code, const struct stack *s, const char *name) {
     const struct birth *b = birth();
-    const struct stack *s = &image->initial;
-    if (b->start_brk) raw_syscall(SYS_brk, b->start_brk, 0, 0, 0, 0, 0);
     uint64_t brk = raw_syscall(SYS_brk, 0, 0, 0, 0, 0, 0);
-    struct prctl_mm_map map = {.start_code = image->linker.start, .end_code = image->linker.end,
-                               .start_data = image->linker.end, .end_data = image->linker.end,
+    struct prctl_mm_map map = {.start_code = code.start, .end_code = code.end,
+                               .start_data = code.end, .end_data = code.end,
                                .start_brk = b->start_brk ? b->start_brk : brk, .brk = brk, .start_stack = s->pointer,
                                .arg_start = s->arg_start, .arg_end = s->arg_end, .env_start = s->env_start,
                                .env_end = s->env_end, .auxv = (void *)s->auxv, .auxv_size = s->auxv_bytes, .exe_fd = ~0u};
@@ -288,7 +281,9 @@ static _Noreturn void child(const struct image *image, const char *name, int *fd
     struct report ready = {STEP_LEAP, 0};
     long r = place_descriptors(fds, count, report);
     if (r < 0) give_up(report, STEP_DESCRIPTORS, r);
-    describe(image, name);
+    /* The heap starts where every generation's did, instead of creeping upwards by one heap each. */
+    if (birth()->start_brk) raw_syscall(SYS_brk, birth()->start_brk, 0, 0, 0, 0, 0);
+    describe(image->linker, &image->initial, name);
     if ((r = reset_signals()) < 0) give_up(report, STEP_SIGNALS, r);
     arch_forget_thread();
     raw_syscall(SYS_write, report, (long)&ready, sizeof ready, 0, 0, 0);
@@ -313,7 +308,7 @@ bool forget_rseq(void) {
 }
 
 /* A pipe whose write end lies above every descriptor that the child will be given. */
-static bool report_pipe(int ends[2], struct reason *why) {
+bool report_pipe(int ends[2], struct reason *why) {
     if (pipe2(ends, O_CLOEXEC)) return refuse(why, errno, "a pipe to hear of the child");
     int high = fcntl(ends[1], F_DUPFD_CLOEXEC, VMFORK_MAX_FDS + 1);
     int error = errno;

@@ -128,8 +128,16 @@ struct ram ram_now(void);
 bool ram_before_fork(struct reason *why); /* RAM is all there; no huge pages from here on */
 bool ram_merge(bool on, struct reason *why);
 bool maps_each(maps_visit *visit, void *context);
+bool ram_hold(void);      /* in a zygote; false when there is none */
+void ram_born_again(void);
 
 /* ---- fork.c ---- */
+
+/* What the child says before it leaps, or of what kept it from leaping. */
+struct report {
+    int step, error;
+};
+enum step { STEP_LEAP, STEP_DESCRIPTORS, STEP_SIGNALS };
 
 struct forked {
     pid_t pid;
@@ -145,8 +153,26 @@ bool forget_rseq(void); /* for the calling thread, once */
 bool fork_start(const struct request *request, const int *fds, struct forked *out, struct reason *why);
 bool fork_confirm(struct forked *forked, uint64_t *leap_ns, struct reason *why);
 
+/* A pipe whose write end lies above every descriptor that the child will be given. */
+bool report_pipe(int ends[2], struct reason *why);
+
+/* The child's part; raw system calls only, and negative errors. */
+long place_descriptors(int *fds, unsigned count, int report);
+long reset_signals(void);
+void describe(struct range code, const struct stack *stack, const char *name);
+_Noreturn void give_up(int report, enum step step, long error);
+
+/* ---- zygote.c ---- */
+
+/* Whether this program waits before main, and can be forked there. */
+bool zygote_is_fit(void);
+/* As fork_start. Returns in the parent only. */
+bool zygote_fork(const struct request *request, const int *fds, struct forked *out, struct reason *why);
+
 /* ---- server.c ---- */
 
 bool server_start(void);
+void server_run(void);   /* in this thread; returns when nothing more can be served */
+void server_forget(void); /* in a child: of its parent's connections */
 
 #endif

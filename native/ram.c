@@ -8,6 +8,7 @@
  *   VMFORK_CONTROL_FD  a listening AF_UNIX SOCK_SEQPACKET socket, see vmfork.h
  *   VMFORK_OWNER_UID   the user, beside root and the process's own, whose requests are served
  *   VMFORK_INHERIT     from parent to child only: address, bytes, generation, merging; hexadecimal
+ *   VMFORK_ZYGOTE      1: wait before main, and serve forks that go on from there, see zygote.c
  *
  * Without VMFORK_RAM_FD the library does nothing.
  */
@@ -22,6 +23,7 @@
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -127,27 +129,50 @@ static void read_inheritance(void) {
     generation = generations;
     merging = merge != 0;
     huge_pages = false;
+    /* Nothing else of a clone's is worth 2 MiB at a touch either: QEMU asks for huge pages for translated code and for
+     * its firmware, and each would be cleared whole. Inherited by forks. */
+    prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
 }
 
-__attribute__((constructor)) static void start(void) {
+/* What the one that started this program handed to it, by the environment. */
+static void read_handed(void) {
     struct stat file;
-    if (!getenv("VMFORK_RAM_FD")) return;
     int ram_fd = (int)env_number("VMFORK_RAM_FD");
     born.control_fd = (int)env_number("VMFORK_CONTROL_FD");
     born.owner = (uid_t)env_number("VMFORK_OWNER_UID");
     if (fstat(ram_fd, &file) || !S_ISREG(file.st_mode)) die("VMFORK_RAM_FD=%d is no file", ram_fd);
     ram_dev = file.st_dev, ram_ino = file.st_ino;
-    read_own_path();
-    read_auxv();
-    read_stat();
-    if (!maps_each(find_vdso, &born.vdso)) die("/proc/self/maps cannot be read: %s", strerror(errno));
-    read_inheritance();
     /* Programs that this one starts are neither VMs nor to be loaded with this library. */
     unsetenv("LD_PRELOAD");
     unsetenv("VMFORK_INHERIT");
     fcntl(ram_fd, F_SETFD, FD_CLOEXEC);
     fcntl(born.control_fd, F_SETFD, FD_CLOEXEC);
+}
+
+__attribute__((constructor)) static void start(void) {
+    if (!getenv("VMFORK_RAM_FD")) return;
+    read_own_path();
+    read_auxv();
+    read_stat();
+    if (!maps_each(find_vdso, &born.vdso)) die("/proc/self/maps cannot be read: %s", strerror(errno));
+    read_inheritance();
+    read_handed();
     active = true;
+}
+
+/* A zygote maps no RAM: it keeps what it inherited where it is. */
+bool ram_hold(void) {
+    ram_end = inherited.end;
+    ram_start = inherited.start;
+    return active && inherited.end;
+}
+
+/* In a child of a zygote: RAM is there to be adopted, as after a leap, and `environ` is the child's own. */
+void ram_born_again(void) {
+    inherited = (struct range){ram_start, ram_end};
+    ram_start = ram_end = 0;
+    generation++;
+    read_handed();
 }
 
 /* The holder asks, to know that it holds something. */

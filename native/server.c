@@ -73,11 +73,12 @@ static bool serve_fork(int fd, const struct request *request, const int *fds) {
     struct forked forked;
     struct reason why;
     uint64_t leap_ns;
-    if (!server.can_fork) {
+    bool zygote = zygote_is_fit();
+    if (!zygote && !server.can_fork) {
         refuse(&why, -1, "the restartable sequence of this libc cannot be unregistered");
         return send_reason(fd, VMFORK_FORKED, &why);
     }
-    if (!fork_start(request, fds, &forked, &why)) return send_reason(fd, VMFORK_FORKED, &why);
+    if (!(zygote ? zygote_fork : fork_start)(request, fds, &forked, &why)) return send_reason(fd, VMFORK_FORKED, &why);
     server.forks++;
     struct vmfork_reply reply = {.kind = VMFORK_FORKED, .values = {(uint64_t)forked.pid, forked.fork_ns}};
     bool told = send_reply(fd, reply, "", forked.pidfd);
@@ -187,10 +188,9 @@ static void serve_ready(const struct pollfd *ready, unsigned count) {
     }
 }
 
-static void *serve(void *unused) {
+void server_run(void) {
     int listener = birth()->control_fd;
-    prctl(PR_SET_NAME, "vmfork");
-    server.can_fork = forget_rseq();
+    server.can_fork = zygote_is_fit() || forget_rseq();
     fcntl(listener, F_SETFL, fcntl(listener, F_GETFL) | O_NONBLOCK);
     for (;;) {
         struct pollfd waiting[1 + MAX_PEERS] = {{.fd = listener, .events = POLLIN}};
@@ -201,6 +201,13 @@ static void *serve(void *unused) {
         if (waiting[0].revents && !accept_peer(listener)) break;
     }
     fprintf(stderr, "vmfork: no more forks can be served: %s\n", strerror(errno));
+}
+
+void server_forget(void) { server.count = 0, server.forks = 0; }
+
+static void *serve(void *unused) {
+    prctl(PR_SET_NAME, "vmfork");
+    server_run();
     return unused;
 }
 

@@ -18,6 +18,7 @@ from typing import Self
 
 from ramet.errors import DeadlineError, ForkError
 from ramet.hypervisor.native import (
+    ZYGOTE,
     NativePaths,
     create_ram,
     environment,
@@ -28,6 +29,7 @@ from ramet.hypervisor.native import (
 )
 
 __all__ = [
+    "ZYGOTE",
     "ForkClient",
     "ForkReply",
     "ForkRequest",

@@ -18,6 +18,9 @@ from pathlib import Path
 from ramet.errors import UnsupportedError, UsageError
 
 _BUILT = Path(__file__).resolve().parent.parent / "_native"
+ZYGOTE = "VMFORK_ZYGOTE"
+"""A variable that, set to 1, makes a forked program wait before its main, and serve forks that go on from there."""
+
 _SOCKET_PATH_MAX = 107  # sockaddr_un.sun_path, less the closing NUL
 
 

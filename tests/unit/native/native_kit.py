@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from ramet.hypervisor.fork import (
+    ZYGOTE,
     ForkClient,
     ForkReply,
     ForkRequest,
@@ -25,7 +26,7 @@ from ramet.hypervisor.fork import (
 
 NATIVE = Path(__file__).resolve().parents[3] / "native"
 PROGRAMS = Path(__file__).resolve().parent / "programs"
-LIBRARY_SOURCES = ("ram.c", "server.c", "fork.c", "layout.c", "request.c", "leap_x86_64.S")
+LIBRARY_SOURCES = ("ram.c", "server.c", "fork.c", "zygote.c", "layout.c", "request.c", "leap_x86_64.S")
 WARNINGS = ("-std=gnu11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wshadow", "-Werror")
 TIMEOUT_S = 20.0
 RAM_BYTES = 8 << 20
@@ -187,6 +188,10 @@ class Nursery:
     def hold(self, source: Process) -> Process:
         """Forks a holder over the RAM of `source`. Nothing is said over its lines."""
         return self.fork(source, program=self.paths.holder, greet=False)
+
+    def zygote(self, source: Process, program: Path | None = None) -> Process:
+        """Forks the program over the RAM of `source`, to wait before its main. Nothing is said over its lines."""
+        return self.fork(source, program=program, env={ZYGOTE: "1"}, greet=False)
 
     def _process(self, reply: ForkReply, handed: Handed) -> Process:
         lines = Lines(handed.ours.dup())

@@ -17,7 +17,15 @@ from typing import Any
 
 import pytest
 
-from ramet.hypervisor.fork import ForkClient, ForkRequest, NativePaths, create_ram, environment, listen_control
+from ramet.hypervisor.fork import (
+    ZYGOTE,
+    ForkClient,
+    ForkRequest,
+    NativePaths,
+    create_ram,
+    environment,
+    listen_control,
+)
 
 QEMU = shutil.which("qemu-system-x86_64")
 RAM_MIB = 64
@@ -110,6 +118,7 @@ class Farm:
         self._directory = directory
         self._paths = paths
         self._count = 0
+        self._saved = b""
         self.vms: list[Vm] = []
 
     @contextmanager
@@ -145,13 +154,29 @@ class Farm:
             theirs.close()
             return self._keep(child.pid, os.pidfd_open(child.pid), control, log_path, ours)
 
-    def fork(self, source: Vm) -> Vm:
+    @contextmanager
+    def zygote(self, source: Vm) -> Iterator[tuple[int, Path]]:
+        """Its process and where it serves."""
+        with self._ends() as (ram, listener, control, _, _, log, _):
+            env = environment(self._paths, ram_fd=3, control_fd=4, owner_uid=os.getuid()) | {ZYGOTE: "1"}
+            with ForkClient.connect(source.control, TIMEOUT_S) as client:
+                child = client.fork(ForkRequest((str(QEMU),), env, (log, log, log, ram, listener.fileno()), "zygote"))
+        try:
+            yield child.pid, control
+        finally:
+            end(child.pidfd)
+
+    def fork(self, source: Vm, zygote: Path | None = None) -> Vm:
         """A QEMU over a fork of the source's RAM, with its devices' state loaded."""
         with self._ends() as (ram, listener, control, ours, theirs, log, log_path), ExitStack() as stack:
             state = os.memfd_create("state")
             stack.callback(os.close, state)
-            save(source.qmp, state)
-            client = stack.enter_context(ForkClient.connect(source.control, TIMEOUT_S))
+            if source.qmp.status() == "postmigrate":  # what it holds cannot be saved again
+                os.write(state, self._saved)
+            else:
+                save(source.qmp, state)
+                self._saved = os.pread(state, 16 << 20, 0)
+            client = stack.enter_context(ForkClient.connect(zygote or source.control, TIMEOUT_S))
             request = ForkRequest(
                 argv=arguments(3, 5, "-incoming", "defer"),
                 env=environment(self._paths, ram_fd=3, control_fd=4, owner_uid=os.getuid()),
@@ -227,3 +252,26 @@ def test_generations_of_qemu_do_not_wear(farm: Farm) -> None:
     mappings = [mapping_count for mapping_count, _ in shapes]
     assert max(mappings) - min(mappings) < 24, mappings  # threads and arenas come and go
     assert all(fds == shapes[0][1] for _, fds in shapes)
+
+
+def test_qemus_of_a_zygote_share_what_linking_made_and_nothing_else(farm: Farm) -> None:
+    source = farm.launch("-device", "loader,addr=0x1000000,data=0x5eed,data-len=4")
+    plain = farm.fork(source)
+    with farm.zygote(source) as (pid, control):
+        clones = [farm.fork(source, control) for _ in range(2)]
+        assert len(os.listdir(f"/proc/{pid}/task")) == 1  # the thread of QEMU's constructor is begun in its children
+    for clone in clones:
+        assert clone.qmp.memory_at(0x1000000) == 0x5EED
+        assert clone.field("Seccomp_filters") == "1"
+        assert clone.proc("comm").startswith("vm-")
+        assert clone.proc("cmdline") == plain.proc("cmdline")
+        assert clone.log.read_text() == ""
+        assert len(clone.shape()[1]) == len(plain.shape()[1])
+    assert private_kib(clones[1]) < private_kib(plain) - 2048
+    grandchild = farm.fork(clones[1])
+    assert grandchild.qmp.memory_at(0x1000000) == 0x5EED
+
+
+def private_kib(vm: Vm) -> int:
+    rows = dict(line.split(":") for line in vm.proc("smaps_rollup").splitlines()[1:])
+    return sum(int(rows[name].split()[0]) for name in ("Private_Dirty", "Private_Clean"))

@@ -2,6 +2,7 @@
  * commands, one a line, on its standard input and output (see main). */
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +15,8 @@
 static unsigned char *ram;
 static size_t size;
 static volatile unsigned long hammered;
+
+void tell_constructors(void) __attribute__((weak)); /* constructors.c */
 
 static void *hammer(void *unused) {
     for (unsigned n = 1;; n++) {
@@ -88,6 +91,12 @@ int main(int argc, char **argv) {
         } else if (!strcmp(word, "hammered")) printf("%lu\n", hammered);
         else if (!strcmp(word, "env")) puts(getenv("GREETING") ? getenv("GREETING") : "");
         else if (!strcmp(word, "preload")) puts(getenv("LD_PRELOAD") ? "set" : "unset");
+        else if (!strcmp(word, "constructors")) tell_constructors();
+        else if (!strcmp(word, "canary")) {
+            unsigned long canary;
+            __asm__("mov %%fs:0x28, %0" : "=r"(canary));
+            printf("%lx\n", canary);
+        } else if (!strcmp(word, "self")) printf("%d %d %d\n", getpid(), gettid(), raise(0));
         else if (!strcmp(word, "exit")) return (int)a;
         else printf("what? %s\n", word);
     }
