@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from ramet.clone.customize import identity_for, numbered_names
 from ramet.clone.forecast import Load, check_bound, forecast_stun_ms
@@ -14,18 +12,15 @@ from ramet.clone.identity import check_not_asked
 from ramet.errors import CapacityError, ConflictError, NotFoundError, UnsupportedError, UsageError
 from ramet.machine.lifecycle import Operation, next_state
 from ramet.machine.live import LiveMachine
+from ramet.memory.ksm import Ksm
 from ramet.model.identity import DHCP, KEEP, Identity
-from ramet.model.machine import USER_NETWORK, Machine, Nic, Vm
+from ramet.model.machine import USER_NETWORK, Machine, Nic
 from ramet.model.requests import CloneVm, NicChange
 from ramet.model.trying import TRY_MARK
 from ramet.model.units import MIB, format_bytes, new_id, new_mac
 from ramet.model.views import CloneForecast
 from ramet.network.fences import placement
 
-CLONE_OVERHEAD_BYTES = 48 * MIB
-"""A fresh QEMU's own memory, translation buffers included, before its guest diverges."""
-DIVERGENCE = 0.15
-"""Of guest memory: what clones are expected to write soon. The guard for the rest belongs to the memory room."""
 HOSTNAME_KEY = "guestinfo.ramet.hostname"
 DISK_RESERVE_BYTES = 256 * MIB
 DISK_PER_CLONE_BYTES = 16 * MIB
@@ -81,7 +76,7 @@ def check(live: LiveMachine, request: CloneVm, is_taken: Callable[[str], bool], 
     )
     _check_addresses(identities)
     machines = tuple(map(_named_in_guest, machines, identities))
-    _check_memory(live.vm, len(machines))
+    _check_memory(live, len(machines))
     _check_disk_space(live, len(machines))
     forecast = None
     if not live.vm.frozen:
@@ -224,15 +219,13 @@ def _own_or_fenced(live: LiveMachine, nic: Nic, network: str | None, change: Nic
     return {**placed, "mac": change.mac if change is not None and change.mac else mac}
 
 
-def _check_memory(vm: Vm, count: int) -> None:
-    available = available_memory_bytes()
-    needed = count * (CLONE_OVERHEAD_BYTES + int(DIVERGENCE * vm.machine.memory_mib * MIB))
-    if needed > available:
-        raise CapacityError(
-            f"{count} clone(s) of {vm.machine.name!r} need about {format_bytes(needed)} of memory soon; "
-            f"{format_bytes(available)} is available.",
-            hint="Stop other VMs, or make fewer clones.",
-        )
+def _check_memory(live: LiveMachine, count: int) -> None:
+    """By the host's policy. A clone of a VM whose pages are merged copies them as it is born."""
+    vm, process = live.vm, live.vm.process
+    merged = Ksm().merged_quickly_bytes(process.pid) if process is not None else 0
+    live.rooms.admission.check_clones(
+        vm.name, vm.lineage_id or vm.id, vm.machine.memory_mib * MIB, count, merged_bytes=merged
+    )
 
 
 def _check_disk_space(live: LiveMachine, count: int) -> None:
@@ -262,11 +255,3 @@ def _warnings(live: LiveMachine, request: CloneVm, machines: tuple[Machine, ...]
         "until the guests change it."
         for network in shared
     )
-
-
-def available_memory_bytes() -> int:
-    """MemAvailable of /proc/meminfo."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -18,6 +18,8 @@ from ramet.hypervisor.version import Qemu
 from ramet.machine.acceleration import Acceleration
 from ramet.machine.paths import StatePaths
 from ramet.machine.rooms import Limits, Rooms
+from ramet.memory.admission import Admission, Policy
+from ramet.model.units import MIB
 from ramet.network.manager import Networks
 from ramet.storage.layers import LayerStore
 
@@ -56,6 +58,7 @@ async def compose(
         stun=stun,
         cgroups=cgroup.detect(),
         book=book,
+        admission=Admission(Policy(settings.admission), settings.memory_reserve_mib * MIB),
         limits=Limits(
             qmp_s=settings.qmp_timeout_s,
             start_s=settings.start_timeout_s,

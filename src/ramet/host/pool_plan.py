@@ -36,6 +36,8 @@ class Situation:
     reserve: int
     """Of that, what pools leave alone."""
     budget: int | None = None
+    promised: int = 0
+    """Of what is available, what the VMs that are there may still want: not for more of them."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def _growth(kept: Sequence[Member], now: Situation) -> tuple[int, PoolState]:
     missing = now.size - len(kept)
     if missing <= 0:
         return 0, PoolState.FULL
-    by_memory = (now.available - now.reserve) // max(1, now.next_need)
+    by_memory = (now.available - now.reserve - now.promised) // max(1, now.next_need)
     if by_memory <= 0:
         return 0, PoolState.LOW_MEMORY
     if now.budget is None:

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ramet.clone import pool
-from ramet.clone.check import CLONE_OVERHEAD_BYTES, DIVERGENCE
 from ramet.host.floor import Floor
 from ramet.host.pool_plan import Decision, Member, Situation, decide
 from ramet.machine.live import LiveMachine
 from ramet.machine.view import memory_view
+from ramet.memory.admission import CLONE_OVERHEAD_BYTES
 from ramet.model.machine import Moment
 from ramet.model.pool import PoolSpec, PoolState, PoolView
 from ramet.model.units import MIB
@@ -116,7 +116,6 @@ class PoolShelf:
         spec, source = self._floor.inventory.pools.get(source_id), self._floor.machines.get(source_id)
         keeping = self.of(source_id)
         next_cost = keeping.next_cost
-        memory_mib = source.vm.machine.memory_mib if source else 0
         budget_mib = spec.memory_budget_mib if spec else None
         members = (
             Member(member.id, keeping.cost_of(member), self.is_fit(member, source))
@@ -128,12 +127,21 @@ class PoolShelf:
                 frozen=self.moment(source) is not None,
                 members=tuple(members),
                 next_cost=next_cost,
-                next_need=max(next_cost, CLONE_OVERHEAD_BYTES) + int(DIVERGENCE * memory_mib * MIB),
+                next_need=self._next_need(source, next_cost),
+                promised=self._floor.rooms.admission.promised_bytes(),
                 available=self.available(),
                 reserve=self._reserve,
                 budget=budget_mib * MIB if budget_mib is not None else None,
             )
         )
+
+    def _next_need(self, source: LiveMachine | None, next_cost: int) -> int:
+        """Of one more: what a clone wants by the host's policy, and no less than the members cost."""
+        if source is None:
+            return next_cost
+        vm = source.vm
+        need = self._floor.rooms.admission.clone_need(vm.lineage_id or vm.id, vm.machine.memory_mib * MIB)
+        return need + max(0, next_cost - CLONE_OVERHEAD_BYTES)
 
     def view(self, spec: PoolSpec) -> PoolView:
         source, keeping = self._floor.machines.get(spec.vm_id), self.of(spec.vm_id)

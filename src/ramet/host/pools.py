@@ -20,7 +20,6 @@ from dataclasses import dataclass
 import structlog
 
 from ramet.clone import pool
-from ramet.clone.check import available_memory_bytes
 from ramet.errors import ConflictError, RametError
 from ramet.host.events import EventLog
 from ramet.host.floor import Floor
@@ -30,6 +29,7 @@ from ramet.host.pool_shelf import PoolShelf
 from ramet.host.tasks import TaskManager
 from ramet.hypervisor.stun_client import to_its_end
 from ramet.machine.live import LiveMachine
+from ramet.memory.host import available_memory_bytes
 from ramet.model.machine import Vm
 from ramet.model.pool import PoolSpec, PoolState, PoolView, SetPool
 from ramet.model.requests import CloneVm

@@ -72,6 +72,24 @@ class Settings(Model):
     pool_reserve_mib: int = Field(
         default=512, ge=0, description="Memory of the host that pools leave free: below it they shrink, MiB."
     )
+    admission: Literal["worst-case", "measured"] = Field(
+        default="measured",
+        description="What must fit before a VM is started or cloned: worst-case, all that guests may ever write; "
+        "measured, what they are expected to write, by how they grew lately.",
+    )
+    memory_reserve_mib: int = Field(
+        default=512,
+        ge=0,
+        description="Memory of the host that VMs are not given: near it the daemon warns, and takes memory back from "
+        "idle guests, MiB.",
+    )
+    console_quota_bytes: int = Field(
+        default=4 * MIB, ge=8192, description="Scrollback kept of each VM's console, bytes."
+    )
+    log_quota_bytes: int = Field(default=16 * MIB, ge=8192, description="Kept of each log, bytes.")
+    parallel_identities: int = Field(
+        default=4, ge=1, le=64, description="Clones whose guests take on their identities at the same time."
+    )
     console_quota_bytes: int = Field(
         default=4 * MIB, ge=8192, description="Scrollback kept of each VM's console, bytes."
     )

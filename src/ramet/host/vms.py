@@ -10,8 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ramet.clone import workflows
-from ramet.clone.check import available_memory_bytes
-from ramet.errors import CapacityError, RametError, UsageError
+from ramet.errors import RametError, UsageError
 from ramet.host.creating import check_create, create
 from ramet.host.floor import Floor
 from ramet.host.locks import VmLocks
@@ -23,11 +22,10 @@ from ramet.machine.steps import reach
 from ramet.model.host import Task
 from ramet.model.machine import Vm, VmState
 from ramet.model.requests import ChangeVm, CreateVm, StopVm
-from ramet.model.units import MIB, format_bytes
+from ramet.model.units import MIB
 from ramet.network.firewall import Guard
 from ramet.network.taps import tap_name
 
-MEMORY_RESERVE_BYTES = 256 * MIB
 PATIENCE_S = 5.0
 """How long a request waits for another operation on the same VM before it is refused."""
 RESET_PATIENCE_S = 120.0
@@ -45,7 +43,7 @@ class VmDesk:
         with self._floor.reserve(request.name):  # what can be known is told at once, not by a task
             machine = await check_create(self._floor, request)
             if request.start:
-                check_memory(request.name, machine.memory_mib)
+                self._floor.rooms.admission.check_start(request.name, machine.memory_mib * MIB)
 
         async def work(handle: TaskHandle) -> Any:
             with self._floor.reserve(request.name), handle.step("create"):
@@ -62,7 +60,7 @@ class VmDesk:
         live = self._floor.find(ref)
         operation = Operation.RESUME if live.vm.state is VmState.SUSPENDED else Operation.START
         if allows(live.vm.state, operation):
-            check_memory(live.name, live.vm.machine.memory_mib)
+            check_memory(live)
         return await self._run(live, "vm.start", operation, lambda _: self.start_now(live))
 
     async def start_again(self, vm_id: str) -> None:
@@ -74,7 +72,7 @@ class VmDesk:
 
     async def start_now(self, live: LiveMachine) -> None:
         """Under the VM's lock."""
-        check_memory(live.name, live.vm.machine.memory_mib)
+        check_memory(live)
         await power.start(live)
 
     async def resume(self, ref: str) -> Task:
@@ -225,14 +223,9 @@ def _changes(live: LiveMachine, request: ChangeVm) -> dict[str, Any]:
     return update
 
 
-def check_memory(name: str, memory_mib: int) -> None:
-    """A guest touches all of its memory sooner or later: it must fit. CapacityError says by how much it does not."""
-    available, needed = available_memory_bytes(), memory_mib * MIB + MEMORY_RESERVE_BYTES
-    if needed > available:
-        raise CapacityError(
-            f"{name!r} needs {format_bytes(needed)} of memory; {format_bytes(available)} is available.",
-            hint="Stop other VMs, or give it less memory: --memory SIZE.",
-        )
+def check_memory(live: LiveMachine) -> None:
+    """Whether it may be started, by the host's policy. CapacityError says how much is missing."""
+    live.rooms.admission.check_start(live.name, live.vm.machine.memory_mib * MIB)
 
 
 async def until_free(locks: VmLocks, live: LiveMachine, operation: str, *, shared: bool = False) -> None:

@@ -14,6 +14,7 @@ from ramet.hypervisor.stun_client import StunHelper
 from ramet.hypervisor.version import Qemu
 from ramet.machine.acceleration import Acceleration
 from ramet.machine.paths import StatePaths
+from ramet.memory.admission import Admission
 from ramet.memory.holdings import Holdings
 from ramet.model.host import Network
 from ramet.model.machine import Moment, Vm
@@ -85,5 +86,6 @@ class Rooms:
     cgroups: CgroupHost
     book: Book
     limits: Limits = Limits()
+    admission: Admission = field(default_factory=Admission)
     holdings: Holdings = field(default_factory=Holdings)
     """Processes with guest RAM that are no VM's: the ledger of memory counts them."""

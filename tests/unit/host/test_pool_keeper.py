@@ -20,6 +20,7 @@ from ramet.host import pool_keeper, pool_shelf
 from ramet.host.locks import VmLocks
 from ramet.host.pool_keeper import PoolLimits
 from ramet.host.pools import PoolDesk
+from ramet.memory.admission import Admission
 from ramet.model.host import Event, Task, TaskState
 from ramet.model.machine import Accelerator, Disk, Machine, Moment, Nic, Vm, VmState
 from ramet.model.pool import PoolSpec, SetPool
@@ -139,7 +140,7 @@ class World:
         self.floor = SimpleNamespace(
             machines=self.machines,
             inventory=inventory,
-            rooms=SimpleNamespace(book=book),
+            rooms=SimpleNamespace(book=book, admission=Admission()),
             add=lambda live: self.machines.__setitem__(live.id, live),
             find=lambda ref: self.source,
         )
