@@ -90,13 +90,6 @@ class Settings(Model):
     parallel_identities: int = Field(
         default=4, ge=1, le=64, description="Clones whose guests take on their identities at the same time."
     )
-    console_quota_bytes: int = Field(
-        default=4 * MIB, ge=8192, description="Scrollback kept of each VM's console, bytes."
-    )
-    log_quota_bytes: int = Field(default=16 * MIB, ge=8192, description="Kept of each log, bytes.")
-    parallel_identities: int = Field(
-        default=4, ge=1, le=64, description="Clones whose guests take on their identities at the same time."
-    )
     rotate_every_s: float = Field(default=10.0, gt=0, description="Between two looks at the size of logs, seconds.")
     task_history: int = Field(default=1000, ge=10, description="Tasks that are remembered after their end.")
     event_history: int = Field(default=10_000, ge=100, description="Events that are remembered.")
