@@ -18,6 +18,7 @@ from ramet.api import (
     follow_routes,
     guest_routes,
     host_routes,
+    memory_routes,
     pool_routes,
     stock_routes,
     vm_routes,
@@ -33,6 +34,18 @@ Long operations answer 202 with a `Task`: wait for it with `GET /v1/tasks/{id}?w
 `{"error": {"code", "message", "hint", "fields"}}`: one sentence that says what is wrong, and one that says what to do.
 Live consoles, displays and TCP connections into guests are passed as descriptors over `run/streams.sock`.
 """
+
+
+_ROUTES = (
+    vm_routes,
+    pool_routes,
+    device_routes,
+    guest_routes,
+    follow_routes,
+    stock_routes,
+    host_routes,
+    memory_routes,
+)
 
 
 class ErrorBody(Model):
@@ -75,7 +88,7 @@ def make_app(host: Host | None, closing: asyncio.Event | None = None) -> App:
     app.state.host = host
     app.state.closing = closing or asyncio.Event()
     edge.install(app)
-    for module in (vm_routes, pool_routes, device_routes, guest_routes, follow_routes, stock_routes, host_routes):
+    for module in _ROUTES:
         app.include_router(module.router)
     return app
 

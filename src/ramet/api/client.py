@@ -30,6 +30,7 @@ from ramet.errors import DeadlineError, PeerError, from_dict
 from ramet.model.base import Model
 from ramet.model.execution import ExecEvent, FollowExec
 from ramet.model.host import Event, Image, Network, Task, TaskState
+from ramet.model.memory import HostMemory, MemoryHistory
 from ramet.model.pool import PoolView, SetPool
 from ramet.model.requests import (
     AddDisk,
@@ -352,6 +353,32 @@ class Client:
                     yield event
             self._wait_for_daemon()
 
+    # Memory
+
+    def memory(self, refs: Iterable[str] = (), now: bool = False) -> HostMemory:
+        """What the daemon's ledger has, each row with its age; with `now` it measures all of it first."""
+        return self._call(HostMemory, "GET", "/v1/memory", query={"vm": list(refs), "now": now})
+
+    def memory_history(self, ref: str | None = None, span: Literal["hour", "day"] = "hour") -> MemoryHistory:
+        """Of one VM, or of the host; since the daemon's start at most."""
+        query = {"span": span, **({} if ref is None else {"vm": ref})}
+        return self._call(MemoryHistory, "GET", "/v1/memory/history", query=query)
+
+    def clone_memory(self, task: Task, timeout_s: float = 1.5) -> Task:
+        """The task of a clone with its memory `after` the clone: that is measured a moment after the task's end.
+
+        Returns the task as it is when that takes longer than `timeout_s`.
+        """
+        deadline = time.monotonic() + timeout_s
+        while _awaits_memory(task) and time.monotonic() < deadline:
+            time.sleep(0.02)
+            task = self.get_task(task.id)
+        return task
+
+    def metrics(self) -> str:
+        """In the text format of Prometheus."""
+        return self._wire.bytes("/metrics").decode()
+
     # The host
 
     def tree(self) -> list[TreeNode]:
@@ -399,6 +426,11 @@ class Client:
             if time.monotonic() > deadline:
                 raise PeerError(f"The daemon at {self.socket_path} has gone away.", hint="Start it with `ramet serve`.")
             time.sleep(0.1)
+
+
+def _awaits_memory(task: Task) -> bool:
+    memories = [result.get("memory") for result in task.result or ()]
+    return any(memory is not None and memory["after"] is None for memory in memories)
 
 
 def _answers(socket_path: Path) -> bool:

@@ -9,13 +9,14 @@ task's error. `by_uid` is the caller's user id on this host. Arguments come by p
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Literal, Protocol
 
 from ramet.host.events import EventLog
 from ramet.host.tasks import TaskManager
 from ramet.model.execution import ExecEvent, FollowExec
 from ramet.model.host import Image, Network, Task
+from ramet.model.memory import HostMemory, MemoryHistory
 from ramet.model.pool import PoolView, SetPool
 from ramet.model.requests import (
     AddDisk,
@@ -39,6 +40,18 @@ from ramet.model.views import CheckView, CloneForecast, ExecResult, HostView, Tr
 StreamKind = Literal["tcp", "console", "vnc"]
 
 
+class Memory(Protocol):
+    """The ledger of memory."""
+
+    async def view(self, refs: Sequence[str], now: bool, /) -> HostMemory: ...
+
+    def history(self, ref: str | None, span: Literal["hour", "day"], /) -> MemoryHistory: ...
+
+
+class Metrics(Protocol):
+    def text(self) -> bytes: ...
+
+
 class Host(Protocol):
     """The engine behind the API."""
 
@@ -47,6 +60,12 @@ class Host(Protocol):
 
     @property
     def events(self) -> EventLog: ...
+
+    @property
+    def memory(self) -> Memory: ...
+
+    @property
+    def metrics(self) -> Metrics: ...
 
     # VMs
 

@@ -20,6 +20,7 @@ from ramet.host.tasks import TaskHandle
 from ramet.machine import hardware
 from ramet.machine.live import LiveMachine
 from ramet.model.machine import Vm
+from ramet.model.memory import CloneMemory
 from ramet.model.requests import CloneVm
 from ramet.model.views import CloneResult, CloneTimings
 from ramet.network.firewall import Guard
@@ -183,9 +184,9 @@ def note_steps(handle: TaskHandle, born: Born) -> None:
         at += took_ms
 
 
-def results(batch: Batch, task_id: str) -> list[CloneResult]:
-    """One for each name that was asked for, in that order."""
-    good = {born.name: _good(batch, born, task_id) for born in batch.born}
+def results(batch: Batch, task_id: str, memory: CloneMemory | None = None) -> list[CloneResult]:
+    """One for each name that was asked for, in that order. `memory`: what all of them did to it."""
+    good = {born.name: _good(batch, born, task_id).model_copy(update={"memory": memory}) for born in batch.born}
     bad = {
         name: CloneResult(name=name, id="", task=task_id, timings_ms=CloneTimings(), ok=False, error=error.as_dict())
         for name, error in batch.failures.items()

@@ -14,6 +14,7 @@ from ramet.clone.check import Order, check
 from ramet.clone.growth import Adopt, Harvest, Told
 from ramet.errors import NotFoundError, RametError, StateError
 from ramet.host.batch import Batch, Born, batch_progress, finish, from_pool, note_steps, results
+from ramet.host.clone_memory import CloneAccounts
 from ramet.host.floor import Floor
 from ramet.host.identities import IdentityDesk
 from ramet.host.locks import VmLocks
@@ -25,6 +26,7 @@ from ramet.machine.lifecycle import Operation, next_state
 from ramet.machine.live import LiveMachine
 from ramet.model.host import Task
 from ramet.model.machine import Moment
+from ramet.model.memory import MemorySample
 from ramet.model.requests import CloneVm
 from ramet.model.views import CloneForecast, CloneResult, CloneTimings
 from ramet.network.firewall import Guard
@@ -44,6 +46,7 @@ class CloneDesk:
         pools: PoolDesk,
         identities: IdentityDesk,
         remove: Callable[[str], Awaitable[None]],
+        accounts: CloneAccounts,
     ) -> None:
         self._floor = floor
         self._tasks = tasks
@@ -51,6 +54,7 @@ class CloneDesk:
         self._pools = pools
         self._identities = identities
         self._remove = remove
+        self._accounts = accounts
         self._keys = VmLocks()
         """Of requests with a key that are being begun."""
 
@@ -109,6 +113,7 @@ class CloneDesk:
         handle: TaskHandle,
     ) -> list[CloneResult]:
         """`made` is told of every clone that others can see, before it runs."""
+        memory_before = self._accounts.before(live)
         with self._floor.reserve(*first.without(before).names):
             async with self._locks.hold(live.id, "clone", shared=first.workflow == "frozen", wait_s=PATIENCE_S):
                 order = self._checked_again(live, first)
@@ -118,7 +123,7 @@ class CloneDesk:
         batch.order, batch.born = order, [*batch.born, *(Born(clone, CloneTimings()) for clone in before.values())]
         with contextlib.suppress(RametError):  # the clones are there, whatever becomes of their source now
             await self._shorten_soon(live)
-        return await self._finish(live, batch, guard, handle)
+        return await self._finish(live, batch, guard, memory_before, handle)
 
     def _checked_again(self, live: LiveMachine, first: Order) -> Order:
         """Under the lock: what was checked before may have changed meanwhile; the names are ours already."""
@@ -169,15 +174,18 @@ class CloneDesk:
         await self._floor.rooms.book.save(clone.vm)
         self._floor.add(clone)
 
-    async def _finish(self, live: LiveMachine, batch: Batch, guard: Guard, handle: TaskHandle) -> list[CloneResult]:
+    async def _finish(
+        self, live: LiveMachine, batch: Batch, guard: Guard, before: MemorySample | None, handle: TaskHandle
+    ) -> list[CloneResult]:
         """The clones run: tell of them, give them their identities, reshape them, wait for their addresses."""
         for born in batch.born:
             if born.is_new:
                 if len(batch.born) <= _STEPS_UP_TO:
                     note_steps(handle, born)
                 self._tell(live, batch.order, born)
+        account = self._accounts.open(live, [born.live for born in batch.born], before, handle.id)
         await finish(self._identities, batch, guard, handle)
-        return results(batch, handle.id)
+        return results(batch, handle.id, account.tell())
 
     async def _take_back(self, made: Sequence[LiveMachine]) -> None:
         """Those that failed by themselves are gone already."""

@@ -42,6 +42,9 @@ class VmLocks:
         held = self._held.get(vm_id)
         return held.operation if held else None
 
+    def is_busy(self, vm_id: str) -> bool:
+        return vm_id in self._held
+
     @asynccontextmanager
     async def hold(
         self, vm_id: str, operation: str, *, shared: bool = False, wait_s: float = 0.0

@@ -26,6 +26,8 @@ from ramet.host.identities import IdentityDesk
 from ramet.host.inventory import Inventory
 from ramet.host.journal import Journal
 from ramet.host.locks import VmLocks
+from ramet.host.memory_desk import MemoryDesk
+from ramet.host.metrics import Metrics
 from ramet.host.outputs import Outputs
 from ramet.host.pool_keeper import PoolLimits
 from ramet.host.pools import PoolDesk
@@ -84,17 +86,23 @@ class Host:
         tasks: TaskManager,
         events: EventLog,
         journal: Journal,
+        metrics: Metrics,
     ) -> None:
         self.settings = settings
         self.tasks = tasks
         self.events = events
+        self.metrics = metrics
         self._floor = floor
         self._journal = journal
         self._locks = VmLocks(name_of=self._name_of)
         self._vms = VmDesk(floor, tasks, self._locks)
         self._pools = PoolDesk(floor, tasks, self._locks, events, _pool_limits(settings))
         self._identities = IdentityDesk(floor, tasks, settings.parallel_identities)
-        self._clones = CloneDesk(floor, tasks, self._locks, self._pools, self._identities, self._vms.take_away)
+        self.memory = MemoryDesk(floor, tasks, self._locks, settings)
+        metrics.watch(floor, self.memory)
+        self._clones = CloneDesk(
+            floor, tasks, self._locks, self._pools, self._identities, self._vms.take_away, self.memory.accounts
+        )
         self._guests = GuestDesk(floor, tasks)
         self._stock = StockDesk(floor, tasks)
         self._execs = ExecDesk(floor)
@@ -122,8 +130,11 @@ class Host:
             rooms = await compose(settings, paths, qemu, inventory, book, stack)
             floor = Floor(rooms, inventory)
             stack.push_async_callback(_let_go, floor)  # before the tasks in the stack: they end first
-            tasks = await stack.enter_async_context(TaskManager.open(store, history=settings.task_history))
-            host = cls(settings, floor, tasks, events, journal)
+            metrics = Metrics()
+            tasks = await stack.enter_async_context(
+                TaskManager.open(store, on_final=metrics.note_task, history=settings.task_history)
+            )
+            host = cls(settings, floor, tasks, events, journal, metrics)
             book.on_forgotten = host._floor.drop
             await host._begin(book)
             stack.push_async_callback(_ended, asyncio.create_task(host._serve_guests(), name="guests' requests"))
@@ -131,6 +142,7 @@ class Host:
             stack.push_async_callback(_ended, asyncio.create_task(host._pools.keeper.run(), name="keep pools"))
             expiry = Expiry(host._floor, lambda vm_id: host.remove_vm(vm_id, True))
             stack.push_async_callback(_ended, asyncio.create_task(expiry.run(), name="end of VMs' time"))
+            stack.push_async_callback(_ended, asyncio.create_task(host.memory.run(), name="measure memory"))
             rotator = Rotator(host._logs, settings.rotate_every_s)
             stack.push_async_callback(_ended, asyncio.create_task(rotator.run(), name="rotate logs"))
             yield host

@@ -65,6 +65,11 @@ class Settings(Model):
         default=1.0, ge=0, description="Between two VMs that start by themselves, seconds."
     )
     parallel_forks: int = Field(default=4, ge=1, le=64, description="Clones brought up at the same time.")
+    zygotes: bool = Field(
+        default=True,
+        description="Fork clones from a QEMU that is linked already: faster, and smaller. Off: each clone of a lineage "
+        "links for itself.",
+    )
     pool_parallel: int = Field(default=2, ge=1, le=64, description="Clones made ready for pools at the same time.")
     pool_delay_s: float = Field(
         default=0.2, ge=0, description="A pool is filled again when nobody took a clone for so long, seconds."
@@ -89,6 +94,12 @@ class Settings(Model):
     log_quota_bytes: int = Field(default=16 * MIB, ge=8192, description="Kept of each log, bytes.")
     parallel_identities: int = Field(
         default=4, ge=1, le=64, description="Clones whose guests take on their identities at the same time."
+    )
+    memory_every_s: float = Field(
+        default=10.0, ge=1, description="No VM's memory is looked at less often than this, seconds."
+    )
+    memory_cpu_percent: float = Field(
+        default=2.0, gt=0, le=100, description="Share of one processor that measuring memory may take, percent."
     )
     rotate_every_s: float = Field(default=10.0, gt=0, description="Between two looks at the size of logs, seconds.")
     task_history: int = Field(default=1000, ge=10, description="Tasks that are remembered after their end.")

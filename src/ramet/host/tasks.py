@@ -6,6 +6,7 @@
         tasks.list() -> list[Task]                     # newest first; those that run, and the last 1000
         await tasks.wait(task_id, timeout_s=30, since_version=None) -> Task
         await tasks.cancel(task_id) -> Task            # StateError when it cannot be; a final task is just returned
+        await tasks.amend(task_id, result)             # a better result for a task that has succeeded
 
     async def work(handle: TaskHandle) -> Any:         # the result: JSON, a model, or a tuple or list of models
         handle.id
@@ -250,6 +251,21 @@ class TaskManager:
         self._change(task_id, doing="cancelling", cancellable=False)
         self._workers[task_id].cancel()
         return self.get(task_id)
+
+    async def amend(self, task_id: str, result: Any) -> None:
+        """Replace the result of a task that has succeeded, durably: by one with numbers that took longer than the work.
+
+        Nothing happens to a task that did not succeed, or is no longer remembered.
+        """
+        task = self._tasks.get(task_id)
+        if task is None or task.state is not TaskState.SUCCESS:
+            return
+        amended = task.model_copy(update={"result": to_jsonable_python(result), "version": task.version + 1})
+        await self._store.put(_PREFIX + task_id, amended.model_dump(mode="json"))
+        if task_id in self._tasks:
+            self._tasks[task_id] = amended
+        else:
+            await self._store.delete(_PREFIX + task_id)
 
     # The work
 

@@ -22,8 +22,6 @@ TOLERANCE_BYTES = 256 << 10
 LONGEST_S = 60.0
 """A row that nothing seems to have happened to is read again all the same: merged pages and library pages whose other
 users went take no fault."""
-_OVERDUE = float(1 << 60)
-"""More than any number of bytes times seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +55,13 @@ class Standing:
         return self.age_s >= LONGEST_S or self.error_bytes > max(TOLERANCE_BYTES, TOLERANCE * self.resident_bytes)
 
     @property
-    def urgency(self) -> float:
+    def urgency(self) -> tuple[bool, float]:
         """Grows with age, so that none waits for ever behind those that change all the time."""
-        if self.age_s >= LONGEST_S:
-            return _OVERDUE + self.age_s
-        return self.error_bytes * self.age_s
+        overdue = self.age_s >= LONGEST_S
+        return overdue, self.age_s if overdue else self.error_bytes * self.age_s
 
 
 def in_turn(standings: Iterable[Standing]) -> list[str]:
     """Ids of those that are due, the most urgent first."""
     due = [standing for standing in standings if standing.is_due]
-    return [standing.id for standing in sorted(due, key=lambda standing: -standing.urgency)]
+    return [one.id for one in sorted(due, key=lambda one: one.urgency, reverse=True)]

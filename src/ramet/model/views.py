@@ -9,6 +9,7 @@ from pydantic import Field
 from ramet.model.base import Model
 from ramet.model.identity import Identity, IdentityState
 from ramet.model.machine import Lineage, Machine, Stun, VmState
+from ramet.model.memory import CloneMemory
 
 
 class MemoryView(Model):
@@ -112,6 +113,8 @@ class CloneResult(Model):
     addresses: dict[str, str] = Field(default_factory=dict)
     """NIC id -> IPv4 address."""
     from_pool: bool = False
+    memory: CloneMemory | None = None
+    """Of the whole request, on the host: the same for all of its clones."""
 
 
 class CloneForecast(Model):

@@ -8,7 +8,7 @@ import contextlib
 import socket
 import sys
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,6 +25,7 @@ from ramet.host.tasks import TaskHandle, TaskManager
 from ramet.model.execution import ExecEvent, FollowExec
 from ramet.model.host import Image, Network, Task
 from ramet.model.machine import Machine, VmState
+from ramet.model.memory import HostMemory, MemoryHistory, MemoryPoint, MemoryRow
 from ramet.model.pool import PoolState, PoolView, SetPool
 from ramet.model.requests import (
     AddDisk,
@@ -58,10 +59,37 @@ from ramet.serve import main
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
 
 
+class FakeMemory:
+    """One VM, web, alone on a host; remembers nothing but one point."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Any, ...]] = []
+
+    async def view(self, refs: Sequence[str], now: bool) -> HostMemory:
+        self.asked.append((tuple(refs), now))
+        if set(refs) - {"web"}:
+            raise NotFoundError(f"There is no VM {refs[0]!r}.")
+        row = MemoryRow(id="1", name="web", lineage_id="1", measured_at=5.0, resident_bytes=4096, unique_bytes=4096)
+        return HostMemory(at=6.0, total_bytes=1 << 30, available_bytes=1 << 29, rows=(row,))
+
+    def history(self, ref: str | None, span: str) -> MemoryHistory:
+        self.asked.append((ref, span))
+        point = dict.fromkeys(("resident", "unique", "common", "saved", "overhead"), 1024)
+        points = (MemoryPoint(at=1.0, **{f"{name}_bytes": value for name, value in point.items()}),)
+        return MemoryHistory(name=ref or "host", every_s=10.0, points=points)
+
+
+class FakeMetrics:
+    def text(self) -> bytes:
+        return b"# HELP ramet_vms VMs by state.\nramet_vms 1.0\n"
+
+
 class FakeHost:
     def __init__(self, tasks: TaskManager, events: EventLog, settings: Settings) -> None:
         self.tasks = tasks
         self.events = events
+        self.memory = FakeMemory()
+        self.metrics = FakeMetrics()
         self.settings = settings
         self.asked: list[tuple[Any, ...]] = []
         self.inputs: asyncio.Queue[bytes] = asyncio.Queue()

@@ -93,7 +93,8 @@ def desk(tasks: FakeTasks, removed: list[str], monkeypatch: pytest.MonkeyPatch) 
             raise NotFoundError("gone")
         removed.append(vm_id)
 
-    parts = (FakeFloor(), tasks, VmLocks(), None, FakeIdentities(), remove)
+    accounts = SimpleNamespace(before=lambda live: None)
+    parts = (FakeFloor(), tasks, VmLocks(), None, FakeIdentities(), remove, accounts)
     return CloneDesk(*cast("Any", parts))
 
 
