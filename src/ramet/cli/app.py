@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ramet.cli import bench, clone, devices, guest, host, image, network, pool, task, try_, vm
+from ramet.cli import bench, clone, devices, guest, host, image, memory, network, pool, task, try_, vm
 from ramet.cli.command import JSON, QUIET, ROOT_STATE, Root
 
 
@@ -32,6 +32,7 @@ def _build() -> typer.Typer:
     app.add_typer(image.app)
     app.add_typer(network.app)
     app.add_typer(pool.app)
+    memory.register(app)
     app.add_typer(task.app)
     task.register(app)
     app.add_typer(host.tools)

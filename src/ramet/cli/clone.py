@@ -131,11 +131,23 @@ def _clone(session: Session, source: str, request: Any) -> None:
     from ramet.cli import render
 
     task = session.settle(session.client.clone_vm(session.vm(source), request))
+    if not session.out.quiet:
+        task = session.client.clone_memory(task)  # measured beside the work, and there a moment after it
     results = results_of(task)
     for warning in dict.fromkeys(text for result in results for text in result.warnings):
         session.out.warn(warning)
     session.show([result.model_dump(mode="json") for result in results], lambda: render.clones(session.out, results))
+    _tell_memory(session, results)
     _tell_failures(session, results)
+
+
+def _tell_memory(session: Session, results: list[Any]) -> None:
+    """What all clones of the request cost together."""
+    from ramet.cli.render import memory_change
+
+    memory = results[0].memory if results else None
+    if memory is not None and memory.before is not None and memory.after is not None and not session.out.as_json:
+        session.out.note(memory_change(memory.before, memory.after))
 
 
 def _tell_failures(session: Session, results: list[Any]) -> None:

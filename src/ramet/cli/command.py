@@ -39,6 +39,7 @@ ORDER = (
     "vm",
     "clone",
     "pool",
+    "memory",
     "tree",
     "ssh",
     "forward",

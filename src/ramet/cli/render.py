@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ramet.cli.output import Branch, Cell, Column, Output, duration, millis, size, state_cell
 from ramet.model.host import Event, Image, Task
 from ramet.model.machine import Stun
+from ramet.model.memory import MemorySample
 from ramet.model.views import (
     CheckView,
     CloneForecast,
@@ -157,7 +158,9 @@ def memory_facts(memory: MemoryView) -> list[tuple[str, str]]:
         ("resident", size(memory.resident_bytes)),
         ("unique", size(memory.unique_bytes) + share(memory.unique_bytes)),
         ("shared", size(memory.shared_bytes) + share(memory.shared_bytes)),
+        ("in swap", size(memory.swapped_bytes) if memory.swapped_bytes else ""),
         ("QEMU itself", size(memory.process_overhead_bytes)),
+        ("page tables", size(memory.page_tables_bytes) if memory.page_tables_bytes else ""),
     ]
 
 
@@ -217,6 +220,18 @@ def clones(out: Output, results: Sequence[CloneResult]) -> None:
     rows = [_clone_row(result) for result in results if result.ok]
     if rows:
         out.table(columns, rows)
+
+
+def memory_change(before: MemorySample, after: MemorySample) -> str:
+    """One sentence about what a clone request cost the host."""
+    more = after.spent_bytes - before.spent_bytes
+    change = f"{size(abs(more))} {'more' if more >= 0 else 'less'}"
+    about = "about " if after.estimated else ""
+    processes = f"{after.processes} process{'es' if after.processes != 1 else ''}"
+    return (
+        f"The lineage takes {about}{size(after.spent_bytes)} of the host's memory now, {change} than before, "
+        f"in {processes}; sharing saves {size(after.saved_bytes)}."
+    )
 
 
 def _clone_row(result: CloneResult) -> tuple[str, ...]:

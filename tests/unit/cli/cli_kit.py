@@ -6,7 +6,7 @@ import base64
 import hashlib
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -21,6 +21,7 @@ from ramet.errors import ConflictError, NotFoundError
 from ramet.model.execution import ExecEvent, FollowExec
 from ramet.model.host import Event, Image, Network, Step, Task, TaskState
 from ramet.model.machine import Disk, Lineage, Machine, Nic, Stun, VmState
+from ramet.model.memory import CloneMemory, HostMemory, MemoryHistory, MemoryPoint, MemorySample
 from ramet.model.pool import PoolState, PoolView, SetPool
 from ramet.model.requests import (
     AddDisk,
@@ -170,6 +171,9 @@ class FakeClient:
     running: list[Task] = field(default_factory=list)
     """What wait_task reports, one after the other; the last is final."""
     warnings: tuple[str, ...] = ()
+    after: MemorySample | None = None
+    host_memory: HostMemory | None = None
+    points: tuple[MemoryPoint, ...] = ()
     closed: bool = False
 
     def _note(self, name: str, *args: Any) -> None:
@@ -261,6 +265,24 @@ class FakeClient:
             )
             results.append(result.model_dump(mode="json"))
         return task("clone", ", ".join(request.names), result=results)
+
+    def clone_memory(self, task: Task) -> Task:
+        """Measured by now, if a test says what."""
+        if self.after is None:
+            return task
+        memory = CloneMemory(before=MemorySample(processes=1, measured_at=NOW, spent_bytes=MIB), after=self.after)
+        return task.changed(result=[{**one, "memory": memory.model_dump()} for one in task.result])
+
+    def memory(self, refs: Sequence[str] = (), now: bool = False) -> HostMemory:
+        self._note("memory", tuple(refs), now)
+        for ref in refs:
+            self._find(ref)
+        assert self.host_memory is not None
+        return self.host_memory
+
+    def memory_history(self, ref: str | None = None, span: str = "hour") -> MemoryHistory:
+        self._note("memory_history", ref, span)
+        return MemoryHistory(name=ref or "host", every_s=10.0, points=self.points)
 
     def forecast_clone(self, ref: str, request: CloneVm) -> CloneForecast:
         self._note("forecast_clone", ref, request)

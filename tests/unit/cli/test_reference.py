@@ -17,7 +17,7 @@ from tests.unit.cli.cli_kit import FakeClient, run
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "cli.md"
 
 EXPECTED = """
-doctor serve demo bench version clone try tree ssh forward events
+doctor serve demo bench memory version clone try tree ssh forward events
 image build|import|ls|rm
 vm create|ls|show|start|stop|restart|suspend|resume|freeze|thaw|rename|set|identify|exec|cp|console|screenshot|rm
 vm disk add|grow|export|rm
