@@ -59,7 +59,7 @@ static bool serve_query(int fd) {
     struct ram ram = ram_now();
     struct vmfork_reply reply = {.kind = VMFORK_IS,
                                  .values = {ram.range.start, ram.range.end - ram.range.start, ram.generation, server.forks,
-                                            ram.merging ? VMFORK_MERGING : 0, (uint64_t)getpid()}};
+                                            VMFORK_ZYGOTES | (ram.merging ? VMFORK_MERGING : 0), (uint64_t)getpid()}};
     return send_reply(fd, reply, "", -1);
 }
 

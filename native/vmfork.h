@@ -23,7 +23,7 @@
 
 enum vmfork_verb { VMFORK_QUERY = 1, VMFORK_FORK = 2, VMFORK_MERGE = 3 };
 enum vmfork_answer { VMFORK_REFUSED = 0, VMFORK_IS = 1, VMFORK_FORKED = 2, VMFORK_MERGED = 3, VMFORK_LEAPT = 4 };
-enum vmfork_flag { VMFORK_MERGING = 1 };
+enum vmfork_flag { VMFORK_MERGING = 1, VMFORK_ZYGOTES = 2 /* its forks know VMFORK_ZYGOTE */ };
 
 enum {
     VMFORK_MAX_PACKET = 128 << 10, /* a SEQPACKET is bounded by the sender's buffer: 208 KiB by default */

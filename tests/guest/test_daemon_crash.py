@@ -8,7 +8,14 @@ import pytest
 
 from ramet.api import Client
 from ramet.errors import RametError
-from ramet.machine.steps import CLONE_STEPS, FREEZE_STEPS, FROZEN_CLONE_STEPS, IDENTITY_STEPS, THAW_STEPS
+from ramet.machine.steps import (
+    CLONE_STEPS,
+    FREEZE_STEPS,
+    FROZEN_CLONE_STEPS,
+    IDENTITY_STEPS,
+    THAW_STEPS,
+    ZYGOTE_STEPS,
+)
 from ramet.model.identity import IdentityState
 from ramet.model.requests import BuildImage, CloneVm, CreateVm, DiskRequest, NicRequest
 from tests.guest.daemon_kit import Daemon, finish, inventory_is_true, is_whole, own_daemon, sh, until_killed
@@ -66,7 +73,7 @@ def freeze_clone_and_thaw(client: Client) -> None:
     until_killed(client, client.thaw_vm("source"))
 
 
-@pytest.mark.parametrize("step", [*FREEZE_STEPS, *FROZEN_CLONE_STEPS, *THAW_STEPS])
+@pytest.mark.parametrize("step", [*FREEZE_STEPS, *ZYGOTE_STEPS, *FROZEN_CLONE_STEPS, *THAW_STEPS])
 def test_killed_while_freezing_cloning_the_frozen_or_thawing(daemon: Daemon, step: str) -> None:
     client = daemon.start(kill_at=step)
     with pytest.raises(RametError):

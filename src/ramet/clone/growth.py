@@ -14,12 +14,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from ramet.clone.check import Order
-from ramet.clone.holder import fork_from
 from ramet.clone.quiesce import Quiesced
 from ramet.clone.seedling import Seedling, become, new_record, prepare
 from ramet.errors import RametError, from_os_error
-from ramet.hypervisor.fork import ForkReply
-from ramet.hypervisor.rundir import RunDir
+from ramet.hypervisor.fork import ForkReply, ForkRequest
 from ramet.machine.live import LiveMachine
 from ramet.machine.steps import reach
 from ramet.model.machine import Vm
@@ -27,6 +25,8 @@ from ramet.model.views import CloneTimings
 
 Adopt = Callable[[LiveMachine], Awaitable[None]]
 """Called with a clone's LiveMachine when its record is about to be needed: the host takes it into the inventory."""
+Fork = Callable[[ForkRequest], Awaitable[ForkReply]]
+"""Asks the process that holds the moment's memory for one fork."""
 Told = Callable[[Seedling | None, int, int], None]
 """Called after each clone, which is None when it failed: how many are done, and of how many."""
 
@@ -73,7 +73,7 @@ def record_of(live: LiveMachine, order: Order, index: int, moment_id: str) -> Vm
 
 
 async def grow_all(
-    live: LiveMachine, order: Order, holder: RunDir, ground: Ground, adopt: Adopt, told: Told = lambda *_: None
+    live: LiveMachine, order: Order, fork: Fork, ground: Ground, adopt: Adopt, told: Told = lambda *_: None
 ) -> Harvest:
     """Every clone of the order. On cancellation none is left; a failure costs its own clone only."""
     harvest, gate = Harvest(), asyncio.Semaphore(live.rooms.limits.parallel_forks)
@@ -83,7 +83,7 @@ async def grow_all(
             seedling = None
             name = order.names[index]
             try:
-                seedling = await _grow(live, record_of(live, order, index, ground.moment_id), holder, ground, adopt)
+                seedling = await _grow(live, record_of(live, order, index, ground.moment_id), fork, ground, adopt)
                 harvest.seedlings.append(seedling)
             except RametError as exc:
                 harvest.failures[name] = exc
@@ -102,14 +102,13 @@ async def grow_all(
     return harvest.check()
 
 
-async def _grow(live: LiveMachine, record: Vm, holder: RunDir, ground: Ground, adopt: Adopt) -> Seedling:
+async def _grow(live: LiveMachine, record: Vm, fork: Fork, ground: Ground, adopt: Adopt) -> Seedling:
     preparing = time.monotonic()
     seedling = await prepare(live, record, ground.layers)
     try:
         seedling.timings = seedling.timings.changed(prepare=(time.monotonic() - preparing) * 1000)
         reach("clone.prepared")
-        reply: ForkReply = await fork_from(live.rooms, holder, seedling.asked)
-        await become_forked(seedling, reply, ground, adopt)
+        await become_forked(seedling, await fork(seedling.asked), ground, adopt)
     except BaseException:
         await asyncio.shield(discard_all([seedling]))
         raise

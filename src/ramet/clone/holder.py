@@ -1,7 +1,8 @@
-"""A holder: a child forked in the stun that runs no QEMU, keeps a moment's memory, and only serves forks.
+"""A holder: a child forked in the stun that runs no guest, keeps a moment's memory, and only serves forks.
 
-So any number of clones of a running VM cost it one stun. It is the tiny program of ``native/holder.c``, started over
-the forked memory by the same library as QEMU.
+So any number of clones of a running VM cost it one stun. It is a zygote (``native/zygote.c``): QEMU over the forked
+memory, linked, that waits before its main, so that none of its forks has to do that again. With the setting `zygotes`
+off it is the tiny program of ``native/holder.c``.
 """
 
 from __future__ import annotations
@@ -10,15 +11,17 @@ import asyncio
 import contextlib
 import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
-from ramet.errors import ForkError
+from ramet.errors import ForkError, RametError
 from ramet.hypervisor.descriptors import DescriptorTable, SocketKind
-from ramet.hypervisor.fork import ForkClient, ForkReply, ForkRequest, environment
+from ramet.hypervisor.fork import ZYGOTE, ForkClient, ForkReply, ForkRequest, environment
+from ramet.hypervisor.plan import QEMU_ENVIRONMENT
 from ramet.hypervisor.process import QemuProcess
 from ramet.hypervisor.rundir import RunDir
 from ramet.hypervisor.stun_client import end_children, to_its_end
+from ramet.machine.live import LiveMachine
 from ramet.machine.rooms import Rooms
 from ramet.memory.holdings import Holding
 from ramet.model.machine import Vm
@@ -38,26 +41,37 @@ class HolderPlan:
 
 
 @contextlib.asynccontextmanager
-async def planned_holder(rooms: Rooms, moment_id: str, memory_mib: int) -> AsyncIterator[HolderPlan]:
+async def planned_holder(source: LiveMachine, moment_id: str) -> AsyncIterator[HolderPlan]:
     """Socket, memory file and arguments. The socket's directory goes with the context."""
-    run_dir = RunDir(rooms.paths.vm_run(f"m-{moment_id}"))
-    run_dir.create()
+    run_dir = RunDir(source.rooms.paths.vm_run(f"m-{moment_id}"))
+    zygote = await has_zygotes(source)
     try:
-        with DescriptorTable(forked=True) as table:
-            null = [os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC) for _ in range(3)]
-            try:
-                ram = table.ram_file(memory_mib * MIB)
-                control = table.listen(run_dir.fork, SocketKind.SEQPACKET)
-                env = environment(rooms.native, ram_fd=ram, control_fd=control, owner_uid=os.geteuid())
-                yield HolderPlan(
-                    run_dir,
-                    ForkRequest((str(rooms.native.holder),), env, (*null, *table.fds), f"ramet-hold-{moment_id[:4]}"),
-                )
-            finally:
-                for fd in null:
-                    os.close(fd)
+        with holder_request(source, run_dir, f"ramet-hold-{moment_id[:4]}", zygote=zygote) as request:
+            yield HolderPlan(run_dir, request)
     finally:
         await asyncio.to_thread(shutil.rmtree, run_dir.path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def holder_request(source: LiveMachine, run_dir: RunDir, name: str, *, zygote: bool) -> Iterator[ForkRequest]:
+    """What to fork a holder with, that will serve in `run_dir`. Its descriptors close with the context: as soon as the
+    holder has its own, for ours would keep callers waiting on one that has died."""
+    rooms = source.rooms
+    run_dir.create()
+    with DescriptorTable(forked=True) as table:
+        null = [os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC) for _ in range(3)]
+        try:
+            ram = table.ram_file(source.vm.machine.memory_mib * MIB)
+            control = table.listen(run_dir.fork, SocketKind.SEQPACKET)
+            env = environment(rooms.native, ram_fd=ram, control_fd=control, owner_uid=os.geteuid())
+            if zygote:
+                program, env = rooms.qemu.binary, env | QEMU_ENVIRONMENT | {ZYGOTE: "1"}
+            else:
+                program = rooms.native.holder
+            yield ForkRequest((str(program),), env, (*null, *table.fds), name)
+        finally:
+            for fd in null:
+                os.close(fd)
 
 
 @contextlib.asynccontextmanager
@@ -84,6 +98,18 @@ def _holding(source: Vm, process: QemuProcess) -> Holding:
         start_ticks=process.start_ticks,
         ram_bytes=source.machine.memory_mib * MIB,
     )
+
+
+async def has_zygotes(live: LiveMachine) -> bool:
+    """Whether a fork of the VM can be a zygote: the setting is on, and the library in its QEMU knows of them."""
+
+    def ask() -> bool:
+        with ForkClient.connect(live.run_dir.fork, timeout_s=live.rooms.limits.fork_s) as client:
+            return client.query().zygotes
+
+    with contextlib.suppress(RametError, OSError):
+        return live.rooms.limits.zygotes and await asyncio.to_thread(ask)
+    return False
 
 
 async def fork_from(rooms: Rooms, run_dir: RunDir, request: ForkRequest) -> ForkReply:

@@ -17,9 +17,9 @@ import time
 from typing import Any
 from uuid import uuid4
 
-from ramet.clone.holder import fork_from
 from ramet.clone.moments import overlay_id
 from ramet.clone.seedling import Seedling, hatch, new_record, prepare
+from ramet.clone.zygote import fork_frozen
 from ramet.errors import DamagedError, UnsupportedError
 from ramet.hypervisor.process import QemuProcess
 from ramet.machine.lifecycle import Happening
@@ -58,7 +58,7 @@ async def grow(source: LiveMachine, moment: Moment) -> LiveMachine:
         seedling = await prepare(source, member_record(source.vm, moment, member_id), moment.layers)
         try:
             reach("pool.prepared")
-            seedling.forked(await fork_from(source.rooms, source.run_dir, seedling.asked))
+            seedling.forked(await fork_frozen(source, seedling.asked))
             reach("pool.forked")
             await hatch(seedling, device_state, bytes.fromhex(moment.pending_rpc_hex))
             await _make_ready(seedling)

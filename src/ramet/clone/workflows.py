@@ -16,14 +16,16 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from ramet.clone import moments
 from ramet.clone.check import Order
 from ramet.clone.growth import Adopt, Ground, Harvest, Told, become_forked, discard_all, grow_all, note_times, record_of
-from ramet.clone.holder import held, planned_holder
+from ramet.clone.holder import fork_from, held, planned_holder
 from ramet.clone.moments import StaleVerdict, Taken
 from ramet.clone.quiesce import Quiesced, quiesced
 from ramet.clone.seedling import prepare
+from ramet.clone.zygote import begin, fork_frozen
 from ramet.errors import DamagedError
 from ramet.hypervisor.fork import ForkRequest
 from ramet.hypervisor.stun_client import end_children, to_its_end
@@ -89,14 +91,15 @@ async def _many_from_holder(
     """One fork in the stun; the clones are forked from the holder, while the source runs again."""
     async with contextlib.AsyncExitStack() as stack:
         try:
-            plan = await stack.enter_async_context(planned_holder(live.rooms, moment_id, live.vm.machine.memory_mib))
+            plan = await stack.enter_async_context(planned_holder(live, moment_id))
         except BaseException:
             moments.drop_overlays(live, turns)
             raise
         taken, done = await _take(live, order, turns, [plan.request])
         await stack.enter_async_context(held(live.vm, live.rooms, taken.result.forks[0]))
         order = replace(order, identities=tuple(_after(identity, done) for identity in order.identities))
-        harvest = await grow_all(live, order, plan.run_dir, _ground(taken, moment_id), adopt, told)
+        fork = partial(fork_from, live.rooms, plan.run_dir)
+        harvest = await grow_all(live, order, fork, _ground(taken, moment_id), adopt, told)
     harvest.stun_ms, harvest.quiesced = taken.stun.total_ms, done
     note_times(harvest, order)
     return harvest
@@ -142,7 +145,7 @@ async def clone_frozen(
         reach("clone.journalled")
         device_state = await asyncio.to_thread(_read_moment, live, moment)
         ground = Ground(moment.layers, device_state, bytes.fromhex(moment.pending_rpc_hex), moment.id)
-        harvest = await grow_all(live, order, live.run_dir, ground, adopt, told)
+        harvest = await grow_all(live, order, partial(fork_frozen, live), ground, adopt, told)
         note_times(harvest, order)
         return harvest
 
@@ -155,9 +158,11 @@ async def freeze(live: LiveMachine) -> Moment:
     async with live.rooms.book.operation("freeze", live.id, detail):
         reach("freeze.journalled")
         try:
-            return await _freeze(live, moment_id, trust_pristine=True)
+            moment = await _freeze(live, moment_id, trust_pristine=True)
         except StaleVerdict:
-            return await _freeze(live, moment_id, trust_pristine=False)
+            moment = await _freeze(live, moment_id, trust_pristine=False)
+        await begin(live)  # it links while nobody waits for it
+        return moment
 
 
 async def _freeze(live: LiveMachine, moment_id: str, *, trust_pristine: bool) -> Moment:
@@ -196,6 +201,7 @@ async def thaw(live: LiveMachine) -> None:
         reach("thaw.journalled")
         await live.qmp.cont()
         reach("thaw.continued")
+        await live.thawed()
         await live.move(Operation.THAW, moment_id=None)
         await blocks.seal(live)
         if moment_id is not None:

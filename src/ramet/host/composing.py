@@ -65,5 +65,6 @@ async def compose(
             stun_bound_ms=settings.stun_bound_ms,
             chain_bound=settings.chain_bound,
             parallel_forks=settings.parallel_forks,
+            zygotes=settings.zygotes,
         ),
     )

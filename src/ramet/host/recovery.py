@@ -22,6 +22,7 @@ from ramet.host.journal import Journal
 from ramet.hypervisor.ending import read_ending
 from ramet.hypervisor.fork import ForkClient
 from ramet.hypervisor.process import QemuProcess
+from ramet.hypervisor.rundir import RunDir
 from ramet.hypervisor.stun_client import release
 from ramet.machine.blocks import follow_disks
 from ramet.machine.hardware import follow_devices
@@ -64,6 +65,7 @@ class Recovery:
             await self._end_behind(self._floor.rooms.paths.vm_run(vm.id))
             await self._without_process(live, half_made=half_made)
             return
+        await self._end_behind(live.run_dir.zygote.path)  # the next clone makes another
         await self._try_adopt(live, process)
 
     async def _try_adopt(self, live: LiveMachine, process: QemuProcess) -> bool:
@@ -199,10 +201,11 @@ class Recovery:
         await self._floor.collect_layers()
 
     async def _end_behind(self, directory: Path) -> None:
-        """End a process that nobody recorded: the library in it says who it is."""
-        pid = await asyncio.to_thread(_pid_behind, directory / "fork")
-        if pid is not None:
-            await asyncio.to_thread(_kill_and_wait, pid)
+        """End processes that nobody recorded: the library in them says who they are."""
+        for place in (RunDir(directory), RunDir(directory).zygote):
+            pid = await asyncio.to_thread(_pid_behind, place.fork)
+            if pid is not None:
+                await asyncio.to_thread(_kill_and_wait, pid)
 
 
 def _taps_of(live: LiveMachine) -> dict[str, str]:

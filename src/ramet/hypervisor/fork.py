@@ -54,7 +54,7 @@ MAX_NAME_BYTES = 15
 _REQUEST = struct.Struct("=IHHIIIIII")
 _REPLY = struct.Struct("=IHHiI6Q")
 _MAX_REASON_BYTES = 512
-_MERGING = 1
+_MERGING, _ZYGOTES = 1, 2
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,8 @@ class LibraryInfo:
     generation: int
     forks: int
     merging: bool
+    zygotes: bool = False
+    """A fork of it can be a zygote; one of a library from before would run its program instead."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,8 @@ class ForkClient:
         reply, fds = self._receive(IS)
         _close_all(fds)
         address, size, generation, forks, flags, pid = reply.values
-        return LibraryInfo(VERSION, pid, address, size, generation, forks, bool(flags & _MERGING))
+        merging, zygotes = bool(flags & _MERGING), bool(flags & _ZYGOTES)
+        return LibraryInfo(VERSION, pid, address, size, generation, forks, merging, zygotes)
 
     def merge(self, on: bool) -> None:
         """Gives the VM's RAM to the kernel's page merging, or takes it back (which needs memory, and time)."""

@@ -33,6 +33,8 @@ CONSOLE_LOG = "console.log"
 QEMU_LOG = "qemu.log"
 EVENT_LOG = "events.log"
 
+QEMU_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
+
 _NEGOTIATE = b'{"execute":"qmp_capabilities"}\n'
 _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT
 
@@ -121,7 +123,7 @@ def build_plan(
             argv += misc.sandbox()
         argv += ["-S"] if paused else []
         argv += ["-incoming", incoming] if incoming is not None else []
-        env = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
+        env = dict(QEMU_ENVIRONMENT)
         if native is not None:
             control = table.listen(run_dir.fork, SocketKind.SEQPACKET)
             uid = os.getuid() if owner_uid is None else owner_uid

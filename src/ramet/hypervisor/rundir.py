@@ -42,6 +42,11 @@ class RunDir:
         return self.path / "console"
 
     @property
+    def zygote(self) -> RunDir:
+        """Where the zygote of a frozen VM serves fork requests."""
+        return RunDir(self.path / "zygote")
+
+    @property
     def vnc(self) -> Path:
         """Bound by QEMU itself (VNC takes no descriptor), so it has a directory that QEMU's user may write to."""
         return self.path / "display" / "vnc"

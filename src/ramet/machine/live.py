@@ -60,6 +60,12 @@ class LiveMachine:
         """Its guest is being asked to take on an identity: a script runs in it."""
         self.removed = False
         """Its record is gone: nothing that is still under way may write it again."""
+        self.zygote: RunDir | None = None
+        """Who is forked in its place while it is frozen; see ``ramet.clone.zygote``."""
+        self.zygote_tried = False
+        self.zygote_lock = asyncio.Lock()
+        self.while_frozen = contextlib.AsyncExitStack()
+        """Ends what lasts until the VM is thawed, its process ends, or the daemon lets go of it."""
         self.ended = asyncio.Event()
         self.ended.set()
 
@@ -211,11 +217,22 @@ class LiveMachine:
         if watch is not None:
             watch.cancel()
             await asyncio.wait([watch])
+        await self.thawed()
         await self._close_sessions()
         if self.process is not None:
             self.process.close()
             self.process = None
         self.ended.set()
+
+    async def drop_zygote(self) -> None:
+        """End the zygote, if there is one. Another is made for the next freeze, not for this one."""
+        self.zygote = None
+        await self.while_frozen.aclose()
+
+    async def thawed(self) -> None:
+        """It is frozen no more: what lasted until now ends."""
+        await self.drop_zygote()
+        self.zygote_tried = False
 
     async def _close_sessions(self) -> None:
         events, sessions = self._events, (self._qmp, self._rpc, self._agent)
@@ -266,6 +283,7 @@ class LiveMachine:
         """The record, the moment and the sockets follow the process: off."""
         vm, reset = self.vm, await self._ended_with_reset() and self.vm.state is not VmState.STOPPING
         self._watch = None
+        await self.thawed()
         await self._close_sessions()
         process.close()
         self.process = None

@@ -69,6 +69,8 @@ class Limits:
     chain_bound: int = 8
     recent_stuns: int = 8
     parallel_forks: int = 4
+    zygotes: bool = True
+    """Fork clones from a QEMU that is linked already."""
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ CLONE_STEPS = (
     "clone.running",
 )
 FREEZE_STEPS = ("freeze.journalled", "freeze.stopped", "freeze.taken", "freeze.written", "freeze.recorded")
+ZYGOTE_STEPS = ("zygote.forked",)
 FROZEN_CLONE_STEPS = tuple(step for step in CLONE_STEPS if step not in ("clone.stopped", "clone.taken"))
 THAW_STEPS = ("thaw.journalled", "thaw.continued")
 IDENTITY_STEPS = ("identity.begun", "identity.acknowledged", "identity.recorded")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ramet.errors import ForkError
-from ramet.hypervisor.fork import ForkClient
+from ramet.hypervisor.fork import ZYGOTE, ForkClient, environment
 from tests.unit.native.native_kit import PROGRAMS, RAM_BYTES, TIMEOUT_S, Nursery, Process, compile_c
 
 PAGE = 4096
@@ -103,6 +104,7 @@ def test_another_program_is_refused(nursery: Nursery, zygote: Process) -> None:
 def test_a_zygote_tells_of_the_memory_that_it_keeps(zygote: Process) -> None:
     with ForkClient.connect(zygote.control, TIMEOUT_S) as client:
         info = client.query()
+    assert info.zygotes
     assert (info.pid, info.ram_bytes, info.generation) == (zygote.pid, RAM_BYTES, 1)
 
 
@@ -121,9 +123,9 @@ def test_threads_that_constructors_begin_are_begun_once_in_each_child(
 
 
 def test_a_zygote_that_was_not_forked_ends(nursery: Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
-    import tests.unit.native.native_kit as kit
+    def with_zygote(*args: Any, **more: Any) -> dict[str, str]:
+        return {**environment(*args, **more), ZYGOTE: "1"}
 
-    ordinary = kit.environment
-    monkeypatch.setattr(kit, "environment", lambda *a, **k: {**ordinary(*a, **k), kit.ZYGOTE: "1"})
+    monkeypatch.setattr("tests.unit.native.native_kit.environment", with_zygote)
     with pytest.raises(AssertionError, match="holds nothing"):
         nursery.launch()
