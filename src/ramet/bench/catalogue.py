@@ -5,15 +5,28 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
+from ramet.bench.cases.answer import answer
 from ramet.bench.cases.frozen import frozen, pooled
+from ramet.bench.cases.identity import identity
+from ramet.bench.cases.idle import idle
+from ramet.bench.cases.many import burst, density
+from ramet.bench.cases.stun import busy, fifty, stun
 from ramet.bench.outcome import Case
 from ramet.errors import UsageError
 
-_USUAL = ("debian",)
+_DEBIAN, _MICRO = ("debian",), ("micro",)
 
 CASES: tuple[Case, ...] = (
-    Case("frozen", "A clone of a frozen VM", frozen, _USUAL),
-    Case("pooled", "A clone out of a pool", pooled, _USUAL),
+    Case("stun", "Stun of a live clone", stun, _DEBIAN),
+    Case("busy", "Stun of a live clone of a busy guest", busy, _MICRO),
+    Case("fifty", "Fifty live clones of one busy source in a row", fifty, _MICRO),
+    Case("frozen", "A clone of a frozen VM", frozen, _DEBIAN),
+    Case("pooled", "A clone out of a pool", pooled, _DEBIAN),
+    Case("answer", "Request to the guest agent's first answer", answer, _DEBIAN),
+    Case("burst", "A burst of clones", burst, _MICRO),
+    Case("idle", "Memory of an idle clone", idle, ("micro", "debian")),
+    Case("density", "Clones alive at once", density, _MICRO),
+    Case("identity", "A clone with an identity of its own, on the network", identity, _DEBIAN),
 )
 
 

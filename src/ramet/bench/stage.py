@@ -21,8 +21,9 @@ from ramet.api.client import Client
 from ramet.bench import stock
 from ramet.bench.hand.machine import Pattern
 from ramet.bench.hand.monitor import GuestAgent
+from ramet.bench.shell import DaemonShell, Shell
 from ramet.errors import DeadlineError, PeerError, RametError
-from ramet.hypervisor.native import library
+from ramet.hypervisor.native import NativePaths, install_native
 from ramet.hypervisor.rundir import RunDir
 from ramet.hypervisor.version import Qemu, find_qemu
 from ramet.machine.paths import StatePaths
@@ -63,6 +64,8 @@ class Stage:
     client: Client
     state_dir: Path
     qemu: Qemu
+    native: NativePaths
+    """A copy: what is installed may be replaced meanwhile."""
     tell: Tell
     quick: bool
     _names: int = 0
@@ -110,8 +113,12 @@ class Stage:
         disk = stock.built(recipe).disk
         self.finish(self.client.import_image(ImportImage(path=str(disk), name=recipe)))
 
+    def shell(self, vm_id: str) -> Shell:
+        return DaemonShell(self.client, vm_id)
+
     def agent(self, vm_id: str) -> GuestAgent:
-        """Straight to the guest, as it is asked in those that are started by hand too."""
+        """Straight to the guest, as it is asked in those that are started by hand too. Only until the daemon has asked
+        it anything: it keeps its connection then."""
         return GuestAgent(RunDir(StatePaths(self.state_dir).vm_run(vm_id)).agent)
 
     def clone(self, source: str, name: str, **more: object) -> CloneResult:
@@ -148,12 +155,10 @@ class Stage:
         """For QEMUs by hand that are the same machine as a VM of the daemon's. Use it as a context manager."""
         self._folders += 1
         layers = StatePaths(self.state_dir).layers
-        bases = {
-            disk.id: layers / f"{disk.chain[-1].id}.qcow2" if len(disk.chain) > 1 else None for disk in view.disks
-        }
+        bases = {disk.id: layers / f"{disk.chain[-1].id}.qcow2" if len(disk.chain) > 1 else None for disk in view.disks}
         accelerator = Accelerator(view.accelerator or Accelerator.TCG.value)
         folder = self.state_dir.parent / f"hand{self._folders}"
-        return Pattern(view.machine, self.qemu, accelerator, library(), folder, bases)
+        return Pattern(view.machine, self.qemu, accelerator, self.native, folder, bases)
 
     def command_line_ms(self, runs: int = 5) -> float:
         """What the program adds to a call of the API: median of `ramet vm ls` less the call itself."""
@@ -179,7 +184,7 @@ def own_stage(recipes: set[str], tell: Tell, *, quick: bool) -> Iterator[Stage]:
         with _daemon(folder / "s") as client:
             client.doctor()  # looks for a working accelerator, which is not to be part of a boot
             stock.remember(folder / "s")
-            yield Stage(client, folder / "s", qemu, tell, quick)
+            yield Stage(client, folder / "s", qemu, install_native(folder / "native"), tell, quick)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -43,8 +43,8 @@ def bench(
 ) -> None:
     """Measure clones, beside what one would do by hand on the same QEMU and guest.
 
-    With a daemon and guests of its own, of which nothing is left. Exit code 1 when a case could not be measured, or with
-    --compare when something became worse.
+    With a daemon and guests of its own, of which nothing is left. Exit code 1 when a case could not be measured, or
+    with --compare when something became worse.
     """
     from ramet.bench import catalogue
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import os
 import socket
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from ipaddress import IPv4Address
@@ -88,7 +89,8 @@ class GuestDesk:
         try:
             return await self._floor.rooms.networks.connect_tcp(address, port, CONNECT_TIMEOUT_S)
         except OSError as exc:
-            reason = exc.strerror or str(exc) or "no answer"
+            # asyncio puts words of its own ("Connect call failed") in the place of the system's.
+            reason = os.strerror(exc.errno) if exc.errno else str(exc) or "no answer"
             raise GuestError(
                 f"{name!r} ({address}) does not take connections on port {port}: {reason}.",
                 hint="Is the service running in the guest?",

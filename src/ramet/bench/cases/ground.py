@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ramet.bench.figures import Figures
 from ramet.bench.hand import bare, classic
 from ramet.bench.hand.machine import HandMachine, Pattern
-from ramet.bench.hand.monitor import GuestAgent
+from ramet.bench.shell import Shell
 from ramet.bench.stage import BOOT_S, Guest, Stage
 from ramet.bench.stock import DEBIAN, MICRO
 from ramet.model.views import VmView
@@ -33,14 +33,14 @@ def usual_guest(stage: Stage) -> Guest:
     return MICRO_GUEST if stage.quick else DEBIAN_GUEST
 
 
-def make_ready(agent: GuestAgent) -> None:
+def make_ready(shell: Shell) -> None:
     """Its services are up, and there is a folder /data on its disk."""
-    agent.run(_READY)
+    shell.run(_READY)
 
 
-def write_a_little(agent: GuestAgent, number: int) -> None:
+def write_a_little(shell: Shell, number: int) -> None:
     """So that the disk has something that a clone must not share with what the source writes next."""
-    agent.run(f"echo {number} > /data/count; sync")
+    shell.run(f"echo {number} > /data/count; sync")
 
 
 def take_turns(rounds: int, *ways: Callable[[int], None]) -> None:
@@ -65,8 +65,9 @@ class Ground:
         return self.view.name
 
     @property
-    def agent(self) -> GuestAgent:
-        return self.stage.agent(self.view.id)
+    def shell(self) -> Shell:
+        """Of Ramet's VM."""
+        return self.stage.shell(self.view.id)
 
     def bare_source(self) -> HandMachine:
         """Booted by hand under the library; ends with the pattern."""
@@ -116,6 +117,5 @@ def ground(stage: Stage, figures: Figures, guest: Guest) -> Iterator[Ground]:
     """A booted and ready VM of Ramet's, and the pattern of it for what is done by hand."""
     stage.tell(f"booting {guest.text}")
     with stage.booted(stage.name("source"), guest) as view, stage.pattern(view) as pattern:
-        make_ready(stage.agent(view.id))
+        make_ready(stage.shell(view.id))
         yield Ground(stage, figures, view, pattern)
-

@@ -78,9 +78,9 @@ def wake(made: HandMachine, state: int) -> tuple[float, float]:
     return up, time.monotonic()
 
 
-def fork_held(source: HandMachine, name: str, state: int) -> HandMachine:
+def fork_held(source: HandMachine, name: str, chains: list[DiskChain], state: int) -> HandMachine:
     """A clone of a source that is held (stopped, its state saved): no stun. Returns when it runs."""
-    pattern, chains = source.pattern, source.pattern.overlays(name, below=source.chains)
+    pattern = source.pattern
     plan = pattern.plan(name, chains, native=pattern.native, forked=True, incoming="defer")
     with plan, plan.stdio() as stdio, ForkClient.connect(source.run_dir.fork, _FORK_S) as fork:
         reply = fork.fork(ForkRequest(plan.argv, plan.env, (*stdio, *plan.table.fds), plan.name))
