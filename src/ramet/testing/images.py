@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import functools
 import hashlib
 import json
@@ -18,7 +20,7 @@ _PATHS = ("kernel", "initrd", "disk")
 
 
 async def micro_image(directory: Path) -> BuiltImage:
-    """Takes 15 s the first time. `directory` keeps the image for the next run; not for several runs at once."""
+    """Takes 15 s the first time. `directory` keeps the image for the next run; of several at once, one builds."""
     return await kept_image(directory, build_micro)
 
 
@@ -29,6 +31,13 @@ async def debian_image(directory: Path) -> BuiltImage:
 
 async def kept_image(directory: Path, build: Callable[[Path], Awaitable[BuiltImage]]) -> BuiltImage:
     """What `build` makes in `directory`, unless what is there is made of the same."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "lock").open("w") as lock:
+        await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
+        return await _kept_image(directory, build)
+
+
+async def _kept_image(directory: Path, build: Callable[[Path], Awaitable[BuiltImage]]) -> BuiltImage:
     record = directory / "built.json"
     image = _load(record)
     if image is None:
