@@ -117,7 +117,7 @@ class Ksm:
         where the kernel does not tell, or the process is gone."""
         try:
             pages = int((self._proc / str(pid) / "ksm_merging_pages").read_text())
-        except OSError:
+        except (OSError, ValueError):  # of one that is dying, nothing is read
             return 0
         return pages * os.sysconf("SC_PAGE_SIZE")
 
