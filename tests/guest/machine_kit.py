@@ -67,7 +67,7 @@ async def furnish(host: Host, state_dir: Path) -> Settings:
     image = next(image for image in await host.list_images() if image.name == "micro")
     assert image.kernel is not None
     folder = paths.images / "micro"
-    shutil.copytree(Path(image.kernel).parent, folder, copy_function=os.link)
+    shutil.copytree(Path(image.kernel).parent, folder, copy_function=_link)
     files: dict[str, Any] = {"kernel": str(folder / "vmlinuz"), "initrd": str(folder / "initrd.img")}
     store = await SqliteStore.open(paths.inventory)
     try:
@@ -76,6 +76,14 @@ async def furnish(host: Host, state_dir: Path) -> Settings:
     finally:
         await store.aclose()
     return load({"state_dir": state_dir}, env={})
+
+
+def _link(source: str, target: str) -> None:
+    """A file is taken over without a copy where that can be."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 @contextlib.asynccontextmanager

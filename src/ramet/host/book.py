@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
+from ramet.host.debts import Debts
 from ramet.host.events import EventLog
 from ramet.host.inventory import Inventory
 from ramet.host.journal import Journal
@@ -18,27 +19,34 @@ from ramet.model.machine import Moment, Vm
 class HostBook:
     """The host's side of ``ramet.machine.rooms.Book``. The two `on_…` callbacks are set by the host once it stands."""
 
-    def __init__(self, inventory: Inventory, events: EventLog, journal: Journal, paths: StatePaths) -> None:
+    def __init__(
+        self, inventory: Inventory, events: EventLog, journal: Journal, paths: StatePaths, debts: Debts
+    ) -> None:
         self._inventory = inventory
         self._events = events
         self._journal = journal
         self._paths = paths
+        self._debts = debts
         self.on_forgotten: Callable[[str], None] = lambda vm_id: None
         self.on_freeze_asked: Callable[[str], None] = lambda vm_id: None
         self.on_restart_asked: Callable[[str], None] = lambda vm_id: None
 
     async def save(self, vm: Vm) -> None:
         await self._inventory.put_vm(vm)
+        self._debts.paid(f"vm {vm.id}")
+
+    async def save_fact(self, vm: Vm) -> None:
+        await self._debts.write(f"vm {vm.id}", lambda: self._inventory.put_vm(vm))
 
     async def forget(self, vm_id: str) -> None:
-        await self._inventory.remove_vm(vm_id)
+        await self._debts.write(f"vm {vm_id}", lambda: self._inventory.remove_vm(vm_id))
         self.on_forgotten(vm_id)
 
     async def save_moment(self, moment: Moment) -> None:
         await self._inventory.moments.put(moment)
 
     async def drop_moment(self, moment_id: str) -> None:
-        await self._inventory.moments.remove(moment_id)
+        await self._debts.write(f"moment {moment_id}", lambda: self._inventory.moments.remove(moment_id))
         self._paths.moment_state(moment_id).unlink(missing_ok=True)
 
     def emit(self, kind: str, message: str, vm: Vm | None = None, **fields: Any) -> None:

@@ -30,6 +30,7 @@ from ramet.model.memory import MemorySample
 from ramet.model.requests import CloneVm
 from ramet.model.views import CloneForecast, CloneResult, CloneTimings
 from ramet.network.firewall import Guard
+from ramet.storage.runner import Progress
 
 _STEPS_UP_TO = 3
 """Clones of one request, whose steps stand in its task."""
@@ -151,9 +152,7 @@ class CloneDesk:
                 return Batch(order, pooled)
             harvest = await self._from_moment(live, rest, pooled, adopt, told)
         else:
-            if chains.needs_flatten(live):
-                with handle.step("shorten chain"):
-                    await chains.shorten(live, self._floor.image_layers())
+            await self._shorten_now(live, handle)
             pooled = []
             harvest = await workflows.clone_running(live, order, adopt, told)
         return Batch(order, [*pooled, *map(Born.of_seedling, harvest.seedlings)], harvest.failures, harvest.quiesced)
@@ -225,9 +224,7 @@ class CloneDesk:
         return await self._tasks.start("vm.freeze", live.name, work, vm_id=live.id)
 
     async def _freeze_now(self, live: LiveMachine, handle: TaskHandle) -> Moment:
-        if chains.needs_flatten(live):
-            with handle.step("shorten chain"):
-                await chains.shorten(live, self._floor.image_layers())
+        await self._shorten_now(live, handle)
         with handle.step("freeze"):
             return await workflows.freeze(live)
 
@@ -251,6 +248,19 @@ class CloneDesk:
 
     # -- chains ----------------------------------------------------------------------------------------------------
 
+    async def _shorten_now(self, live: LiveMachine, handle: TaskHandle) -> None:
+        """Where the next moment needs it, and nobody has done it in the background."""
+        if chains.needs_flatten(live):
+            with handle.step("shorten chain"):
+                await self._shorten(live)
+
+    async def _shorten(self, live: LiveMachine, progress: Progress | None = None) -> int:
+        """Whatever becomes of it, what nobody uses then goes: the layers of before, or the one that was not needed."""
+        try:
+            return await chains.shorten(live, self._floor.image_layers(), progress)
+        finally:
+            await self._floor.collect_layers()
+
     async def _shorten_soon(self, live: LiveMachine) -> None:
         """In the background, as soon as the next clone would need it: that clone then need not wait."""
         if live.vm.frozen or not chains.needs_flatten(live):
@@ -261,9 +271,7 @@ class CloneDesk:
                 if live.vm.frozen:
                     return {"disks": 0}
                 with handle.step("shorten chain"):
-                    done = await chains.shorten(live, self._floor.image_layers(), handle.progress)
-            await self._floor.collect_layers()
-            return {"disks": done}
+                    return {"disks": await self._shorten(live, handle.progress)}
 
         await self._tasks.start("vm.shorten", live.name, work, vm_id=live.id)
 

@@ -77,6 +77,7 @@ async def create(floor: Floor, request: CreateVm) -> LiveMachine:
             await floor.rooms.book.save(vm)
             reach("create.recorded")
         except BaseException:
+            await asyncio.shield(floor.rooms.book.forget(vm_id))
             for layer in layers:
                 floor.rooms.layers.path(layer).unlink(missing_ok=True)
             await asyncio.to_thread(shutil.rmtree, floor.rooms.paths.vm(vm_id), ignore_errors=True)

@@ -10,7 +10,8 @@
 
 On success the entry is erased. When the body fails or is cancelled the undo runs, then the entry is erased; should an
 undo fail, or the process die, the entry stays and the next start finds it with `pending`. Recovery must cope with an
-operation that was complete and only not erased yet.
+operation that was complete and only not erased yet. A disk too full to erase an entry makes no operation fail: that is
+done as soon as there is room.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 
 import structlog
 
+from ramet.host.debts import Debts
 from ramet.host.inventory import Table
 from ramet.model.host import JournalEntry
 
@@ -69,8 +71,9 @@ class Operation:
 
 
 class Journal:
-    def __init__(self, table: Table[JournalEntry]) -> None:
+    def __init__(self, table: Table[JournalEntry], debts: Debts | None = None) -> None:
         self._table = table
+        self._debts = Debts() if debts is None else debts  # an empty one is false
 
     @asynccontextmanager
     async def operation(
@@ -84,13 +87,13 @@ class Journal:
             yield operation
         except BaseException:
             if await operation.undo():
-                await self._table.remove(entry.id)
+                await self.erase(entry.id)
             raise
-        await self._table.remove(entry.id)
+        await self.erase(entry.id)
 
     def pending(self) -> list[JournalEntry]:
         """What was begun and not ended, oldest first: at the start, what a crash left."""
         return sorted(self._table.all(), key=lambda entry: (entry.at, entry.id))
 
     async def erase(self, entry_id: str) -> None:
-        await self._table.remove(entry_id)
+        await self._debts.write(f"journal {entry_id}", lambda: self._table.remove(entry_id))

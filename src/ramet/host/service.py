@@ -16,6 +16,7 @@ from ramet.errors import RametError, StateError
 from ramet.host.book import HostBook
 from ramet.host.clones import CloneDesk
 from ramet.host.composing import compose
+from ramet.host.debts import Debts
 from ramet.host.doctor import examine
 from ramet.host.events import EventLog
 from ramet.host.execs import ExecDesk
@@ -124,8 +125,11 @@ class Host:
             stack.push_async_callback(store.aclose)
             inventory = await stack.enter_async_context(Inventory.open(store))
             events = await stack.enter_async_context(EventLog.open(paths.root / "events.jsonl", settings.event_history))
-            journal = Journal(inventory.journal)
-            book = HostBook(inventory, events, journal, paths)
+            debts = Debts()
+            stack.push_async_callback(debts.pay)
+            journal = Journal(inventory.journal, debts)
+            book = HostBook(inventory, events, journal, paths, debts)
+            stack.push_async_callback(_ended, asyncio.create_task(debts.run(), name="write what is owed"))
             qemu = await find_qemu(settings.qemu_binary)
             rooms = await compose(settings, paths, qemu, inventory, book, stack)
             floor = Floor(rooms, inventory)

@@ -155,17 +155,25 @@ class VmDesk:
             reach("remove.journalled")
             await live.detach()
             await self._floor.rooms.book.forget(vm.id)
-            reach("remove.forgotten")
-            if self._floor.rooms.networks.privileged:
-                for nic in vm.machine.nics:
-                    await self._floor.rooms.networks.release_nic(vm.id, nic)
-                await self._lift_guards(vm)
-            reach("remove.unplugged")
-            for directory in (self._floor.rooms.paths.vm(vm.id), self._floor.rooms.paths.vm_run(vm.id)):
-                await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
-            reach("remove.cleared")
+            for clear in (self._unplug, self._delete_files):
+                try:
+                    await clear(vm)
+                except (RametError, OSError) as exc:  # it is removed all the same; the next start tidies up
+                    log.warning("something of a removed VM is left", vm=vm.name, error=str(exc))
         self._floor.rooms.book.emit("vm.removed", f"{vm.name} was removed.", vm)
         await self._floor.collect_layers()
+
+    async def _unplug(self, vm: Vm) -> None:
+        reach("remove.forgotten")
+        if self._floor.rooms.networks.privileged:
+            for nic in vm.machine.nics:
+                await self._floor.rooms.networks.release_nic(vm.id, nic)
+            await self._lift_guards(vm)
+
+    async def _delete_files(self, vm: Vm) -> None:
+        for directory in (self._floor.rooms.paths.vm(vm.id), self._floor.rooms.paths.vm_run(vm.id)):
+            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+        reach("remove.cleared")
 
     async def _lift_guards(self, vm: Vm) -> None:
         """Of the VM's own ports; and of its clones', for what was its addresses may be anybody's from now on."""

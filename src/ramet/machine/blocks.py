@@ -37,10 +37,10 @@ async def follow_disks(live: LiveMachine) -> None:
 
 
 async def set_tops(live: LiveMachine, tops: Mapping[str, str], **more: Any) -> None:
-    """Record new topmost layers, and what else changed with them, in one durable write."""
+    """Record the topmost layers that QEMU writes to now, and what else changed with them, in one write."""
     disks = tuple(disk.changed(layer=tops.get(disk.id, disk.layer)) for disk in live.vm.machine.disks)
     if disks != live.vm.machine.disks or more:
-        await live.change(machine=live.vm.machine.changed(disks=disks), **more)
+        await live.change(fact=True, machine=live.vm.machine.changed(disks=disks), **more)
 
 
 async def add_overlays(live: LiveMachine, overlays: Mapping[str, str]) -> None:

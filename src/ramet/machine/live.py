@@ -34,6 +34,17 @@ FOR_EVER_S = 1e9
 MAX_THREADS = 1024
 """Of one QEMU, and of the forks that begin in its group: what one that was broken into could start."""
 
+_FACTS = frozenset(
+    {
+        Happening.QEMU_ENDED,
+        Happening.GUEST_STOPPED,
+        Happening.GUEST_CONTINUED,
+        Happening.START_FAILED,
+        Operation.THAW,
+    }
+)
+"""Recorded after they are true in QEMU."""
+
 OOM_SCORE, OOM_SCORE_CLONE, OOM_SCORE_POOLED = 200, 300, 400
 """When memory is short the kernel ends what is largest: a frozen source, which frees nothing, for its clones have the
 same pages. So clones go first, and before them those that wait in a pool. A QEMU inherits its parent's score, and the
@@ -164,14 +175,18 @@ class LiveMachine:
 
     # -- the record ------------------------------------------------------------------------------------------------
 
-    async def change(self, **update: Any) -> Vm:
-        """Replace fields of the record, and make that durable."""
+    async def change(self, *, fact: bool = False, **update: Any) -> Vm:
+        """Replace fields of the record, and make that durable.
+
+        A `fact` is true already, whatever the disk says: it stands in memory, and is written when there is room.
+        Anything else that cannot be written has not happened, and raises.
+        """
         if self.removed:
             raise NotFoundError(f"{self.name!r} was removed.")
         before, after = self.vm, self.vm.changed(**update)
         self.vm = after
         try:
-            await self.rooms.book.save(after)
+            await (self.rooms.book.save_fact(after) if fact else self.rooms.book.save(after))
         except Exception:
             if self.vm is after:  # nobody changed it further meanwhile
                 self.vm = before
@@ -182,7 +197,7 @@ class LiveMachine:
         """Follow the lifecycle table, and tell."""
         before = self.vm.state
         state = next_state(before, cause, name=self.name)
-        await self.change(state=state, **update)
+        await self.change(fact=cause in _FACTS, state=state, **update)
         if state is not before:
             self.rooms.book.emit("vm.state", f"{self.name} is {state.value}.", self.vm, before=before.value)
         return self.vm
@@ -276,7 +291,7 @@ class LiveMachine:
             await self.move(Happening.GUEST_CONTINUED, pause_reason=None)
 
     async def _paused(self, reason: str) -> None:
-        if self.vm.state is VmState.RUNNING:
+        if self.vm.state in (VmState.RUNNING, VmState.STOPPING):
             await self.move(Happening.GUEST_STOPPED, pause_reason=reason)
 
     async def _process_ended(self, process: QemuProcess) -> None:
@@ -291,7 +306,7 @@ class LiveMachine:
         if vm.state not in (VmState.OFF, VmState.SUSPENDED):
             await self.move(Happening.QEMU_ENDED, process=None, moment_id=None, pause_reason=None, started_at=None)
         elif vm.process is not None:
-            await self.change(process=None, started_at=None)
+            await self.change(fact=True, process=None, started_at=None)
         if vm.moment_id is not None:
             await self.rooms.book.drop_moment(vm.moment_id)
         self.guest.fail_freeze("the VM ended")

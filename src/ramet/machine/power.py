@@ -9,7 +9,7 @@ import shutil
 import time
 from pathlib import Path
 
-from ramet.errors import DeadlineError, PeerError, QemuError, RametError
+from ramet.errors import DeadlineError, PeerError, QemuError, RametError, StateError
 from ramet.hypervisor.process import QemuProcess
 from ramet.hypervisor.stun_client import release
 from ramet.machine.lifecycle import Happening, Operation, next_state
@@ -107,7 +107,7 @@ async def _abort_start(live: LiveMachine, suspended: bool) -> None:
     if live.vm.state is VmState.STARTING:
         await live.move(Happening.START_FAILED, process=None)
     if suspended and live.vm.state is VmState.OFF and live.rooms.paths.suspended_state(live.id).exists():
-        await live.change(state=VmState.SUSPENDED)
+        await live.change(fact=True, state=VmState.SUSPENDED)
 
 
 async def end_process(live: LiveMachine, process: QemuProcess) -> None:
@@ -135,10 +135,20 @@ async def stop(live: LiveMachine, *, hard: bool, timeout_s: float) -> None:
         await power_off(live)
         return
     await live.move(operation)
-    reach("stop.recorded")
-    if not await _shut_down(live, timeout_s):
+    try:
+        reach("stop.recorded")
+        ended = await _shut_down(live, timeout_s)
+    finally:  # also when it failed, or was cancelled: the guest runs on
         if live.vm.state is VmState.STOPPING and live.process is not None:
-            await live.change(state=VmState.RUNNING)
+            await live.change(fact=True, state=VmState.RUNNING)
+    if not ended and live.vm.state is VmState.PAUSED:
+        raise StateError(
+            f"{live.name!r} could not shut down: it was paused ({live.vm.pause_reason}).",
+            hint=f"Mend that and 'ramet vm resume {live.name}', or cut its power with --hard.",
+            state=live.vm.state.value,
+            operation="stop",
+        )
+    if not ended:
         raise DeadlineError(
             f"{live.name!r} did not shut down within {timeout_s:.0f} s; it runs on.",
             hint="Wait longer with --timeout, or cut its power with --hard.",
@@ -194,8 +204,10 @@ async def suspend(live: LiveMachine) -> None:
             # Waits for the end of a migration that is still under way: `cont` in the middle of it would be undone.
             await release(str(live.run_dir.stun), timeout_s=_memory_timeout_s(live))
             raise
-        reach("suspend.recorded")
-        await power_off(live)
+        try:
+            reach("suspend.recorded")
+        finally:
+            await power_off(live)
 
 
 async def _save_with_memory(live: LiveMachine, path: Path) -> None:

@@ -35,8 +35,11 @@ class Book(Protocol):
 
     async def save(self, vm: Vm) -> None: ...
 
+    async def save_fact(self, vm: Vm) -> None:
+        """Like `save`, of what is true whether or not it can be written: with a full disk it is written later."""
+
     async def forget(self, vm_id: str) -> None:
-        """A VM that did not come about, or was removed: its record and its name go."""
+        """A VM that did not come about, or was removed: its record and its name go, with a full disk later."""
 
     async def save_moment(self, moment: Moment) -> None: ...
 

@@ -28,7 +28,7 @@ START_STEPS = (
 )
 STOP_STEPS = ("stop.recorded", "stop.signalled")
 SUSPEND_STEPS = ("suspend.journalled", "suspend.stopped", "suspend.written", "suspend.recorded", "stop.signalled")
-REMOVE_STEPS = ("remove.journalled", "remove.forgotten", "remove.unplugged", "remove.cleared")
+REMOVE_STEPS = ("remove.journalled", "remove.forgotten", "remove.cleared")
 CLONE_STEPS = (
     "clone.journalled",
     "clone.prepared",
