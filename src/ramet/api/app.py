@@ -20,6 +20,7 @@ from ramet.api import (
     host_routes,
     memory_routes,
     pool_routes,
+    sharing_routes,
     stock_routes,
     vm_routes,
 )
@@ -45,7 +46,9 @@ _ROUTES = (
     stock_routes,
     host_routes,
     memory_routes,
+    sharing_routes,
 )
+
 
 
 class ErrorBody(Model):

@@ -48,6 +48,7 @@ from ramet.model.requests import (
     NicRequest,
     StopVm,
 )
+from ramet.model.sharing import PageSharing, PageSharingView, SetPageSharing
 from ramet.model.trying import TryCommand
 from ramet.model.views import CheckView, CloneForecast, CloneResult, ExecResult, HostView, TreeNode, VmView
 
@@ -354,6 +355,15 @@ class Client:
             self._wait_for_daemon()
 
     # Memory
+
+    def page_sharing(self) -> PageSharingView:
+        """Gain and cost of merging pages among all guests, or why there is none."""
+        return self._call(PageSharingView, "GET", "/v1/host/page-sharing")
+
+    def set_page_sharing(self, mode: PageSharing) -> Task:
+        """All VMs one after the other. Raises CapacityError, PrivilegeError, UnsupportedError."""
+        return self._call(Task, "PUT", "/v1/host/page-sharing", SetPageSharing(mode=mode))
+
 
     def memory(self, refs: Iterable[str] = (), now: bool = False) -> HostMemory:
         """What the daemon's ledger has, each row with its age; with `now` it measures all of it first."""

@@ -34,6 +34,7 @@ from ramet.model.requests import (
     NicRequest,
     StopVm,
 )
+from ramet.model.sharing import PageSharingView, SetPageSharing
 from ramet.model.trying import TryCommand
 from ramet.model.views import CheckView, CloneForecast, ExecResult, HostView, TreeNode, VmView
 
@@ -52,6 +53,14 @@ class Metrics(Protocol):
     def text(self) -> bytes: ...
 
 
+class Sharing(Protocol):
+    """Page sharing between VMs that are not related."""
+
+    async def view(self) -> PageSharingView: ...
+
+    async def set(self, request: SetPageSharing, by_uid: int | None, /) -> Task: ...
+
+
 class Host(Protocol):
     """The engine behind the API."""
 
@@ -66,6 +75,9 @@ class Host(Protocol):
 
     @property
     def metrics(self) -> Metrics: ...
+
+    @property
+    def sharing(self) -> Sharing: ...
 
     # VMs
 

@@ -6,7 +6,21 @@ from typing import Annotated
 
 import typer
 
-from ramet.cli import bench, clone, devices, guest, host, image, memory, network, pool, task, try_, vm
+from ramet.cli import (
+    bench,
+    clone,
+    devices,
+    guest,
+    host,
+    host_settings,
+    image,
+    memory,
+    network,
+    pool,
+    task,
+    try_,
+    vm,
+)
 from ramet.cli.command import JSON, QUIET, ROOT_STATE, Root
 
 
@@ -35,6 +49,7 @@ def _build() -> typer.Typer:
     memory.register(app)
     app.add_typer(task.app)
     task.register(app)
+    app.add_typer(host_settings.app)
     app.add_typer(host.tools)
     host.register(app)
     bench.register(app)

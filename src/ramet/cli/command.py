@@ -40,6 +40,7 @@ ORDER = (
     "clone",
     "pool",
     "memory",
+    "host",
     "tree",
     "ssh",
     "forward",

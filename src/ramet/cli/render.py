@@ -127,7 +127,20 @@ def _vm_facts(vm: VmView, now: float) -> list[tuple[str, str]]:
         ("cloned from", _lineage(vm, now)),
         ("identity", _identity(vm)),
         ("goes", f"in {duration(vm.expires_at - now)}, when its time is over" if vm.expires_at else ""),
+        ("memory target", _target(vm)),
     ]
+
+
+def _target(vm: VmView) -> str:
+    """What the guest is to have, and has; nothing for one that has all of its memory and is to have it."""
+    whole, seen = vm.memory_mib * MIB, vm.balloon
+    parts = [size(vm.machine.memory_target_mib * MIB)] if vm.machine.memory_target_mib else []
+    if seen is not None and (parts or seen.actual_bytes < whole):
+        parts += [f"the guest has {size(seen.actual_bytes)}"]
+    if seen is not None and seen.asked_by_host is not None:
+        parts += [f"the host is short of memory and asks it to do with {size(seen.asked_by_host)}"]
+    return ", ".join(parts)
+
 
 
 def _identity(vm: VmView) -> str:

@@ -18,6 +18,7 @@ from ramet.host.identities import IdentityDesk
 from ramet.host.pools import PoolDesk
 from ramet.host.tasks import TaskHandle
 from ramet.machine import hardware
+from ramet.machine.balloon import apply_memory_target
 from ramet.machine.live import LiveMachine
 from ramet.model.machine import Vm
 from ramet.model.memory import CloneMemory
@@ -166,7 +167,7 @@ async def reshape(live: LiveMachine, request: CloneVm) -> tuple[str, ...]:
         *(("a disk was not added", partial(hardware.add_disk, live, disk.size_mib)) for disk in request.add_disks),
     ]
     if live.vm.machine.memory_target_mib is not None:
-        steps.append(("its memory was not reduced", partial(hardware.apply_memory_target, live)))
+        steps.append(("its memory was not reduced", partial(apply_memory_target, live)))
     warnings = []
     for what, step in steps:
         try:

@@ -30,6 +30,7 @@ from ramet.host.locks import VmLocks
 from ramet.host.memory_desk import MemoryDesk
 from ramet.host.metrics import Metrics
 from ramet.host.outputs import Outputs
+from ramet.host.policies import MemoryPolicies
 from ramet.host.pool_keeper import PoolLimits
 from ramet.host.pools import PoolDesk
 from ramet.host.recovery import Recovery
@@ -44,6 +45,7 @@ from ramet.host.vms import VmDesk
 from ramet.hypervisor.plan import EVENT_LOG, QEMU_LOG
 from ramet.hypervisor.version import find_qemu
 from ramet.machine import hardware, power
+from ramet.machine.balloon import balloon_view
 from ramet.machine.live import LiveMachine
 from ramet.machine.paths import StatePaths
 from ramet.machine.view import vm_view
@@ -101,6 +103,8 @@ class Host:
         self._identities = IdentityDesk(floor, tasks, settings.parallel_identities)
         self.memory = MemoryDesk(floor, tasks, self._locks, settings)
         metrics.watch(floor, self.memory)
+        self._policies = MemoryPolicies(floor, tasks, self._locks, self.memory.rows)
+        self.sharing = self._policies.sharing
         self._clones = CloneDesk(
             floor, tasks, self._locks, self._pools, self._identities, self._vms.take_away, self.memory.accounts
         )
@@ -147,6 +151,7 @@ class Host:
             expiry = Expiry(host._floor, lambda vm_id: host.remove_vm(vm_id, True))
             stack.push_async_callback(_ended, asyncio.create_task(expiry.run(), name="end of VMs' time"))
             stack.push_async_callback(_ended, asyncio.create_task(host.memory.run(), name="measure memory"))
+            stack.push_async_callback(_ended, asyncio.create_task(host._policies.run(), name="memory's policies"))
             rotator = Rotator(host._logs, settings.rotate_every_s)
             stack.push_async_callback(_ended, asyncio.create_task(rotator.run(), name="rotate logs"))
             yield host
@@ -236,7 +241,8 @@ class Host:
 
     async def show_vm(self, ref: str) -> VmView:
         live = self._floor.find(ref)
-        return await self._view(live, await asyncio.to_thread(self._floor.layer_users))
+        view = await self._view(live, await asyncio.to_thread(self._floor.layer_users))
+        return view.model_copy(update={"balloon": await balloon_view(live)})
 
     async def _view(self, live: LiveMachine, users: dict[str, int], leases: dict[str, str] | None = None) -> VmView:
         addresses = await self._guests.addresses(live, leases)

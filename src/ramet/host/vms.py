@@ -9,13 +9,16 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import structlog
+
 from ramet.clone import workflows
 from ramet.errors import RametError, UsageError
 from ramet.host.creating import check_create, create
 from ramet.host.floor import Floor
 from ramet.host.locks import VmLocks
 from ramet.host.tasks import TaskHandle, TaskManager
-from ramet.machine import hardware, power
+from ramet.machine import power
+from ramet.machine.balloon import LISTENS, apply_memory_target
 from ramet.machine.lifecycle import Operation, allows, next_state
 from ramet.machine.live import LiveMachine
 from ramet.machine.steps import reach
@@ -25,6 +28,8 @@ from ramet.model.requests import ChangeVm, CreateVm, StopVm
 from ramet.model.units import MIB
 from ramet.network.firewall import Guard
 from ramet.network.taps import tap_name
+
+log = structlog.stdlib.get_logger(__name__)
 
 PATIENCE_S = 5.0
 """How long a request waits for another operation on the same VM before it is refused."""
@@ -74,6 +79,7 @@ class VmDesk:
         """Under the VM's lock."""
         check_memory(live)
         await power.start(live)
+        await _follow_target(live)
 
     async def resume(self, ref: str) -> Task:
         live = self._floor.find(ref)
@@ -95,9 +101,7 @@ class VmDesk:
 
     async def restart(self, ref: str, hard: bool) -> Task:
         live = self._floor.find(ref)
-        return await self._run(
-            live, "vm.restart", Operation.RESTART, lambda _: power.restart(live, hard=hard, timeout_s=60.0)
-        )
+        return await self._run(live, "vm.restart", Operation.RESTART, lambda _: _restart(live, hard))
 
     async def suspend(self, ref: str) -> Task:
         live = self._floor.find(ref)
@@ -105,7 +109,14 @@ class VmDesk:
 
     async def thaw(self, ref: str) -> Task:
         live = self._floor.find(ref)
-        return await self._run(live, "vm.thaw", Operation.THAW, lambda _: workflows.thaw(live))
+        if allows(live.vm.state, Operation.THAW):
+            live.rooms.admission.check_thaw(live.name, live.id)
+
+        async def work(_: TaskHandle) -> None:
+            await workflows.thaw(live)
+            await _follow_target(live)
+
+        return await self._run(live, "vm.thaw", Operation.THAW, work)
 
     async def change(self, ref: str, request: ChangeVm) -> LiveMachine:
         """Hardware only while off; names, keys and flags at any time."""
@@ -120,8 +131,8 @@ class VmDesk:
                 await live.change(machine=machine, **_expiry(request))
             if request.cpu_limit_percent is not None and live.vm.is_on:
                 live.limit_cpu()
-            if request.memory_target_mib is not None and live.vm.state is VmState.RUNNING:
-                await hardware.apply_memory_target(live)
+            if request.memory_target_mib is not None and live.vm.state in LISTENS:
+                await apply_memory_target(live)
         return live
 
     async def remove(self, ref: str, force: bool) -> Task:
@@ -204,6 +215,22 @@ class VmDesk:
         return await self._tasks.start(kind, live.name, under_lock, vm_id=live.id)
 
 
+async def _restart(live: LiveMachine, hard: bool) -> None:
+    await power.restart(live, hard=hard, timeout_s=60.0)
+    await _follow_target(live)
+
+
+async def _follow_target(live: LiveMachine) -> None:
+    """A QEMU that was started anew knows no target, and one that was frozen may know an older one. A VM that runs with
+    too much memory is no failed start: what cannot be said is logged."""
+    if live.vm.state not in LISTENS:
+        return
+    try:
+        await apply_memory_target(live)
+    except RametError as exc:
+        log.warning("a memory target could not be set", vm=live.name, error=str(exc))
+
+
 def _is_clone_of(vm: Vm, source: Vm) -> bool:
     return vm.lineage is not None and vm.lineage.source_id == source.id
 
@@ -218,10 +245,13 @@ def _changes(live: LiveMachine, request: ChangeVm) -> dict[str, Any]:
     update: dict[str, Any] = request.model_dump(include={"name", "memory_mib", "vcpus", "autostart"}, exclude_none=True)
     if request.cpu_limit_percent is not None:
         update["cpu_limit_percent"] = request.cpu_limit_percent or None
+    memory_mib = request.memory_mib or live.vm.machine.memory_mib
     if request.memory_target_mib is not None:
-        if request.memory_target_mib > live.vm.machine.memory_mib:
-            raise UsageError(f"{live.name!r} has {live.vm.machine.memory_mib} MiB; a target can only be less.")
+        if request.memory_target_mib > memory_mib:
+            raise UsageError(f"{live.name!r} has {memory_mib} MiB; a target can only be less.")
         update["memory_target_mib"] = request.memory_target_mib or None
+    elif memory_mib <= (live.vm.machine.memory_target_mib or 0):
+        update["memory_target_mib"] = None  # there is nothing left that it would leave to the host
     config = {**live.vm.machine.extra_config, **{k.lower(): v for k, v in request.set_config.items()}}
     for key in request.unset_config:
         if key.lower() not in config:

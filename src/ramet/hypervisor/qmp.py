@@ -13,6 +13,7 @@ from qemu.qmp import EventListener, ExecInterruptedError, ExecuteError, QMPClien
 
 from ramet.errors import DeadlineError, QemuError
 from ramet.hypervisor.process import QemuProcess
+from ramet.hypervisor.qmp_balloon import BalloonCommands
 from ramet.hypervisor.qmp_block import BlockCommands
 from ramet.hypervisor.qmp_devices import DeviceCommands
 from ramet.hypervisor.qmp_migration import MigrationCommands
@@ -50,7 +51,7 @@ class Events:
             yield event
 
 
-class QmpSession(RunCommands, BlockCommands, DeviceCommands, MigrationCommands):
+class QmpSession(RunCommands, BlockCommands, DeviceCommands, BalloonCommands, MigrationCommands):
     """One connection to one QEMU's monitor; `close` it, or use it as a context manager.
 
     Every command takes a bound. When it passes, or the connection is lost, whether QEMU carried the command out is

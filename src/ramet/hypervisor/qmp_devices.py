@@ -17,10 +17,6 @@ class DeviceCommands(Executor):
         """Plug the cable of a NIC in or out; the guest sees its carrier change."""
         await self.execute("set_link", {"name": nic_id, "up": up})
 
-    async def balloon(self, target_bytes: int) -> None:
-        """Ask the guest for memory, or give it back, until it has `target_bytes`; it complies as far as it can."""
-        await self.execute("balloon", {"value": target_bytes})
-
     async def hotplug_nic(self, nic: Nic, tap_fd: int | None) -> None:
         """Add a NIC to the running guest, on a tap (QEMU gets a copy; `tap_fd` stays the caller's) or on user mode.
 

@@ -193,12 +193,6 @@ async def remove_nic(live: LiveMachine, nic_id: str) -> None:
     await live.change(machine=live.vm.machine.changed(nics=nics))
 
 
-async def apply_memory_target(live: LiveMachine) -> None:
-    """Tell the balloon of a VM that is on what its guest is to have; None gives all of it back."""
-    machine = live.vm.machine
-    await live.qmp.balloon((machine.memory_target_mib or machine.memory_mib) * MIB)
-
-
 def check_disk_size(size_mib: int) -> int:
     """In bytes; UsageError for what no layer can be."""
     if size_mib * MIB > MAX_SIZE_BYTES:

@@ -69,6 +69,8 @@ class LiveMachine:
         self._reset_seen = False
         self.identifying = False
         """Its guest is being asked to take on an identity: a script runs in it."""
+        self.squeezed_to: int | None = None
+        """Bytes that the host's guard has asked the guest to do with; None while it has what its owner wants."""
         self.removed = False
         """Its record is gone: nothing that is still under way may write it again."""
         self.zygote: RunDir | None = None

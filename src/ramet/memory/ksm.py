@@ -55,9 +55,13 @@ class Ksm:
         self._ksmd: int | None = None
 
     @property
+    def exists(self) -> bool:
+        return (self._sysfs / RUN).exists()
+
+    @property
     def problem(self) -> str | None:
         """Why this process cannot switch it; None when it can."""
-        if not (self._sysfs / RUN).exists():
+        if not self.exists:
             return "This host's kernel has no page merging (CONFIG_KSM)"
         if not os.access(self._sysfs / RUN, os.W_OK):
             return "Page merging is the kernel's, and only root may start it"

@@ -28,6 +28,17 @@ class MemoryView(Model):
     """Of guest RAM, in swap: not resident."""
 
 
+class BalloonView(Model):
+    """What a guest is to have of its memory, and has; bytes."""
+
+    target_bytes: int
+    """By its owner: all of it, or the memory target."""
+    actual_bytes: int
+    """As its driver says; all of it where the guest has none."""
+    asked_by_host: int | None = None
+    """What the host's guard has it do with while memory is short."""
+
+
 class LayerView(Model):
     id: str
     bytes_on_disk: int
@@ -76,6 +87,8 @@ class VmView(Model):
     busy_with: str | None = None
     identity: Identity = Identity()
     expires_at: float | None = None
+    balloon: BalloonView | None = None
+    """Of one VM that runs; not in lists, for QEMU is asked for it."""
 
 
 class CloneTimings(Model):

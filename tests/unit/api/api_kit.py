@@ -43,6 +43,7 @@ from ramet.model.requests import (
     NicRequest,
     StopVm,
 )
+from ramet.model.sharing import PageSharing, PageSharingView, SetPageSharing
 from ramet.model.trying import TryCommand, TryReport
 from ramet.model.views import (
     CheckView,
@@ -79,6 +80,24 @@ class FakeMemory:
         return MemoryHistory(name=ref or "host", every_s=10.0, points=points)
 
 
+class FakeSharing:
+    """Off, until it is set."""
+
+    def __init__(self, tasks: TaskManager) -> None:
+        self.mode = PageSharing.OFF
+        self._tasks = tasks
+
+    async def view(self) -> PageSharingView:
+        return PageSharingView(mode=self.mode, saved_bytes=4096)
+
+    async def set(self, request: SetPageSharing, by_uid: int | None) -> Task:
+        async def work(handle: TaskHandle) -> dict[str, str]:
+            self.mode = request.mode
+            return {"mode": request.mode.value}
+
+        return await self._tasks.start("host.page-sharing", request.mode.value, work, by_uid=by_uid)
+
+
 class FakeMetrics:
     def text(self) -> bytes:
         return b"# HELP ramet_vms VMs by state.\nramet_vms 1.0\n"
@@ -89,6 +108,7 @@ class FakeHost:
         self.tasks = tasks
         self.events = events
         self.memory = FakeMemory()
+        self.sharing = FakeSharing(tasks)
         self.metrics = FakeMetrics()
         self.settings = settings
         self.asked: list[tuple[Any, ...]] = []

@@ -40,6 +40,7 @@ from ramet.model.requests import (
     NicRequest,
     StopVm,
 )
+from ramet.model.sharing import PageSharing
 from tests.unit.api.api_kit import PNG, Served
 
 
@@ -404,3 +405,16 @@ def test_the_served_description_is_the_written_one(http: httpx.Client) -> None:
     from ramet.api.app import openapi
 
     assert http.get("/v1/openapi.json").json() == json.loads(json.dumps(openapi()))
+
+
+def test_page_sharing_is_shown_and_switched(client: Client) -> None:
+    assert client.page_sharing().saved_bytes == 4096
+    task = client.set_page_sharing(PageSharing.HOST)
+    assert client.finish_task(task) == {"mode": "host"}
+    assert client.page_sharing().mode is PageSharing.HOST
+
+
+def test_page_sharing_has_two_modes(http: httpx.Client) -> None:
+    answer = http.put("/v1/host/page-sharing", json={"mode": "lineage"})
+    assert answer.status_code == 422
+    assert "mode" in answer.json()["error"]["message"]

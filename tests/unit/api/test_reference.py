@@ -31,7 +31,7 @@ def test_every_operation_has_a_method_of_the_client_and_is_named_as_the_hosts() 
     assert len(ids) == len(operations())
     elsewhere = {"list_events": "events"}
     assert {name for name in ids if not hasattr(Client, elsewhere.get(name, name))} == set()
-    asked = {name for name in vars(Host) if not name.startswith("_")} - {"tasks", "events"}
+    asked = {name for name in vars(Host) if not name.startswith("_")} - {"tasks", "events", "sharing"}
     streams, same_route = {"open_stream"}, {"forecast_clone"}
-    own = {"list_tasks", "get_task", "cancel_task", "list_events", "memory_history"}
+    own = {"list_tasks", "get_task", "cancel_task", "list_events", "memory_history", "page_sharing", "set_page_sharing"}
     assert asked - streams - same_route == ids - own

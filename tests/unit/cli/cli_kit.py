@@ -39,6 +39,7 @@ from ramet.model.requests import (
     NicRequest,
     StopVm,
 )
+from ramet.model.sharing import PageSharing, PageSharingView
 from ramet.model.trying import TryCommand
 from ramet.model.units import MIB
 from ramet.model.views import (
@@ -173,6 +174,7 @@ class FakeClient:
     warnings: tuple[str, ...] = ()
     after: MemorySample | None = None
     host_memory: HostMemory | None = None
+    sharing: PageSharingView = field(default_factory=lambda: PageSharingView(mode=PageSharing.OFF))
     points: tuple[MemoryPoint, ...] = ()
     closed: bool = False
 
@@ -459,6 +461,15 @@ class FakeClient:
         middle = TreeNode(id="id-b", name="web-2", state="running", workflow="live", children=(leaf,))
         other = TreeNode(id="id-d", name="web-3", state="off", workflow="frozen")
         return [TreeNode(id="id-a", name="web", state="running", children=(middle, other))]
+
+    def page_sharing(self) -> PageSharingView:
+        self._note("page_sharing")
+        return self.sharing
+
+    def set_page_sharing(self, mode: PageSharing) -> Task:
+        self._note("set_page_sharing", mode)
+        self.sharing = self.sharing.changed(mode=mode)
+        return task("host.page-sharing", result={"mode": mode.value})
 
     def host_view(self) -> HostView:
         self._note("host_view")

@@ -24,6 +24,7 @@ vm disk add|grow|export|rm
 vm nic add|set|rm
 network create|ls|rm|set|show
 pool set|ls|rm
+host show|set
 task ls|show|cancel
 tools install
 """

@@ -29,11 +29,18 @@ def ram(machine: Machine, ram_fd: int) -> list[str]:
 
 
 def balloon() -> list[str]:
+    """How a guest gives memory back: what it freed, by itself (free page reporting, QEMU 5.1 and Linux 5.7), and what
+    it is asked for. A guest that would have to end a program takes memory back from the balloon first (deflate-on-oom;
+    its MemTotal then stays as it is).
+
+    The state of a source that was started without these features loads: the guest of that clone has not agreed on them,
+    and gets them when it boots.
+    """
     device = {
         "driver": "virtio-balloon-pci",
         "id": "balloon0",
-        "free-page-reporting": False,
-        "deflate-on-oom": False,
+        "free-page-reporting": True,
+        "deflate-on-oom": True,
         **pci.root_slot(pci.BALLOON),
     }
     return json_option("-device", device)
