@@ -1,9 +1,10 @@
 # What one does with a checkout. `make` alone lists it.
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+SOAK_ARGS ?=
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint unit bench lock clean distclean
+.PHONY: help setup demo test lint unit bench soak lock clean distclean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -27,6 +28,10 @@ lint: setup ## ruff, mypy, and the shell scripts' syntax
 
 bench: setup ## measure stuns and clones (BENCH_ARGS='--help')
 	$(BIN)/python -m bench $(BENCH_ARGS)
+
+soak: setup ## clone and remove 1000 times, then 20 minutes of all at random (SOAK_ARGS='--seed N')
+	$(BIN)/python -P -m ramet.soak --quiet --cycles 1000 $(SOAK_ARGS)
+	$(BIN)/python -P -m ramet.soak --quiet --minutes 20 $(SOAK_ARGS)
 
 lock: setup ## write requirements.lock from what is installed
 	@{ echo '# What the project was tested with, exactly. Made by: make lock'; \

@@ -7,9 +7,7 @@ proves that nothing is left of it: no process, tap, namespace, mount.
 from __future__ import annotations
 
 import base64
-import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -23,6 +21,7 @@ from ramet.host.service import Host
 from ramet.host.settings import load
 from ramet.model.requests import AddDisk, BuildImage, CloneVm, CreateVm, Exec, NicRequest
 from ramet.model.views import CloneResult
+from ramet.testing import memcheck
 from ramet.testing.images import debian_image
 from tests.guest.leaks import left_behind
 
@@ -144,30 +143,7 @@ async def source(host: Host, checker: Path) -> AsyncIterator[str]:
     await made.remove_all()
 
 
-MEMCHECK = r"""
-#include <stdio.h>
-#include <stdlib.h>
-#include <unistd.h>
-/* Keeps rewriting pages at random, and checks a sum over all of them: one wrong page in a clone says BAD. */
-int main(int c, char **v) {
-  size_t n = (size_t)atoi(v[c - 1]) << 8; volatile unsigned char *p = malloc(n * 4096); unsigned r = 1;
-  for (size_t i = 0; i < n; i++) p[i * 4096] = 7, p[i * 4096 + 8] = 0;
-  for (unsigned k = 0;; k++, usleep(20000)) {
-    for (int j = 0; j < 200; j++) r = r * 1664525 + 1013904223, p[(r >> 4) % n * 4096 + 8] ^= 1;
-    if (k % 20) continue;
-    size_t s = 0; for (size_t i = 0; i < n; i++) s += p[i * 4096];
-    printf("tick %u %s\n", k, s == 7 * n ? "OK" : "BAD"); fflush(stdout);
-  }
-}
-"""
-
-
 @pytest.fixture(scope="session")
 def checker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The memory checker, a static program that any guest can run."""
-    directory = tmp_path_factory.mktemp("memcheck")
-    (directory / "memcheck.c").write_text(MEMCHECK)
-    subprocess.run(
-        [os.environ.get("CC", "cc"), "-O2", "-static", "-o", "memcheck", "memcheck.c"], cwd=directory, check=True
-    )
-    return directory / "memcheck"
+    return memcheck.build(tmp_path_factory.mktemp("memcheck"))

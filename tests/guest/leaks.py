@@ -1,41 +1,7 @@
-"""What a state folder may leave on the machine after its daemon and its VMs have ended: nothing."""
+"""What a state folder may leave on the machine: see ``ramet.testing.leaks``."""
 
 from __future__ import annotations
 
-import contextlib
-from pathlib import Path
+from ramet.testing.leaks import left_behind
 
-from ramet.network.namespace import namespace_name
-
-
-def left_behind(state_dir: Path) -> list[str]:
-    """Processes, mounts and the namespace that belong to `state_dir`."""
-    return [*_processes(state_dir), *_mounts(state_dir), *_namespaces(state_dir)]
-
-
-def _processes(state_dir: Path) -> list[str]:
-    """By what is open, mapped or named: a clone's command line alone may be its ancestor's."""
-    wanted = str(state_dir) + "/"
-    found = []
-    for directory in Path("/proc").iterdir():
-        if not directory.name.isdigit():
-            continue
-        with contextlib.suppress(OSError):
-            text = (directory / "maps").read_text() + (directory / "cmdline").read_text().replace("\0", " ")
-            opened = [str(link.readlink()) for link in (directory / "fd").iterdir()]
-            if int(directory.name) != _self() and (wanted in text or any(path.startswith(wanted) for path in opened)):
-                found.append(f"process {directory.name}: {(directory / 'comm').read_text().strip()}")
-    return found
-
-
-def _self() -> int:
-    return int(Path("/proc/self").readlink().name)
-
-
-def _mounts(state_dir: Path) -> list[str]:
-    return [f"mount {line}" for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(state_dir) in line]
-
-
-def _namespaces(state_dir: Path) -> list[str]:
-    """The daemon's own, and those of fences."""
-    return [f"namespace {path}" for path in Path("/run/netns").glob(f"{namespace_name(state_dir)}*")]
+__all__ = ["left_behind"]

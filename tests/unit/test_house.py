@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "serve": {"errors", "model", "host", "api"},
     "testing": {"errors", "model"} | LOWER,
     "bench": {"errors", "model", "machine", "host", "api", "testing"} | LOWER,
+    "soak": {"errors", "model", "machine", "hypervisor", "network", "api", "testing", "bench"},
     "cli": {"errors", "model", "api", "serve", "bench"},
 }
 EXCEPTIONS = {
