@@ -207,8 +207,11 @@ class Stage:
         problems += _differ("run directories", found, on)
         vms = {path.name for path in (self.state_dir / "vms").iterdir()}
         problems += [f"files of no VM: {sorted(vms - self.machines.keys())}"] if vms - self.machines.keys() else []
-        chains = [layer for roots in floor.roots_by_owner().values() for layer in roots]
-        wanted = {layer.id for top in chains for layer in rooms.layers.chain(top)}
+        tops = {top for roots in floor.roots_by_owner().values() for top in roots}
+        problems += (
+            [f"layers that are gone: {gone}"] if (gone := [t for t in tops if not rooms.layers.exists(t)]) else []
+        )
+        wanted = {layer.id for top in tops if rooms.layers.exists(top) for layer in rooms.layers.chain(top)}
         stored = {path.stem for path in rooms.paths.layers.glob("*.qcow2")}
         problems += _differ("layers", stored, wanted)
         moments = {path.stem for path in (self.state_dir / "moments").iterdir()}
@@ -657,9 +660,12 @@ async def perform(stage: Stage, name: str, step: str, fault: str, patch: pytest.
         async with asyncio.timeout(PATIENCE_S * 2):
             if flow.before is not None:
                 await flow.before(stage)
-            async with _struck(stage, step, fault, patch) as blow:
+            async with contextlib.AsyncExitStack() as stack:
+                blow = await stack.enter_async_context(_struck(stage, step, fault, patch))
                 outcome = await _outcome(flow.run(stage))
                 told = [await _outcome(other) for other in blow.others]
+                if fault.startswith("clock"):  # nobody sets it right again
+                    await stage.check()
             assert blow.struck, f"{step} was not reached"
             assert all(one != "internal" for one in (outcome, *told)), (outcome, told)
             gone = fault in ("source killed",) or (fault == "source stopped meanwhile" and "done" in told)
