@@ -44,7 +44,7 @@ from tests.guest.conftest import Guests
 
 SOURCE = "source"
 PATIENCE_S = 90.0
-_IN_A_MOMENT_S = 20.0
+_IN_A_MOMENT_S = 30.0
 MEMCHECK_MIB = 24
 
 _PREPARE = """

@@ -72,7 +72,6 @@ async def _one_from_stun(
         moments.drop_overlays(live, turns)
         raise
     prepare_ms = (time.monotonic() - preparing) * 1000
-    reach("clone.prepared")
     try:
         taken, done = await _take(live, order, turns, [seedling.asked])
         seedling.live.vm = seedling.live.vm.changed(identity=_after(seedling.live.vm.identity, done))
@@ -113,6 +112,7 @@ async def _take(
     try:
         async with contextlib.AsyncExitStack() as stack:
             try:
+                reach("clone.prepared")
                 done = await stack.enter_async_context(quiesced(live, order.request))
             except BaseException:
                 moments.drop_overlays(live, turns)

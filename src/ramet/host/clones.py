@@ -139,12 +139,20 @@ class CloneDesk:
         return order
 
     async def _grow(self, live: LiveMachine, order: Order, made: list[LiveMachine], handle: TaskHandle) -> Batch:
+        """Others see a clone before it runs, and have to wait until it does."""
+        async with contextlib.AsyncExitStack() as births:
+
+            async def adopt(clone: LiveMachine) -> None:
+                made.append(clone)
+                await births.enter_async_context(self._locks.hold(clone.id, "clone"))
+                await self._adopt(clone)
+
+            return await self._grow_under_locks(live, order, made, adopt, handle)
+
+    async def _grow_under_locks(
+        self, live: LiveMachine, order: Order, made: list[LiveMachine], adopt: Adopt, handle: TaskHandle
+    ) -> Batch:
         told = batch_progress(handle, len(order.names))
-
-        async def adopt(clone: LiveMachine) -> None:
-            made.append(clone)
-            await self._adopt(clone)
-
         if live.vm.frozen:
             pooled = await from_pool(self._pools, live, order, made)
             rest = order.without({born.name for born in pooled})

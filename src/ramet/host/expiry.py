@@ -39,7 +39,7 @@ class Expiry:
         floor: Floor,
         remove: Callable[[str], Awaitable[object]],
         *,
-        wall: Clock = time.time,
+        wall: Clock = lambda: time.time(),
         clock: Clock = steady,
     ) -> None:
         self._floor = floor

@@ -92,6 +92,12 @@ class Recovery:
                 found |= await self._try_adopt(live, process)
         return found
 
+    async def remove_groups(self) -> None:
+        """Of VMs that are off, whose clones were in them when they ended."""
+        for live in list(self._floor.machines.values()):
+            if live.group_left and not live.vm.is_on:
+                await asyncio.to_thread(live.unconfine)
+
     async def _without_process(self, live: LiveMachine, *, half_made: bool) -> None:
         vm = live.vm
         await asyncio.to_thread(live.unconfine)

@@ -199,10 +199,11 @@ class Host:
             log.warning("a guest's request could not be served", request=kind, vm=vm_id, error=str(exc))
 
     async def _adopt_lost(self) -> None:
-        """VMs that did not answer at the start are asked again now and then."""
+        """VMs that did not answer at the start are asked again now and then, and groups of VMs that are off go."""
         while True:
             await asyncio.sleep(ADOPT_EVERY_S)
             try:
+                await self._recovery.remove_groups()
                 if await self._recovery.adopt_lost():
                     await self._identities.resume()  # nobody asked them either
             except (RametError, OSError) as exc:

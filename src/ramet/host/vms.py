@@ -184,6 +184,7 @@ class VmDesk:
     async def _delete_files(self, vm: Vm) -> None:
         for directory in (self._floor.rooms.paths.vm(vm.id), self._floor.rooms.paths.vm_run(vm.id)):
             await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+        await asyncio.to_thread(LiveMachine(self._floor.rooms, vm).unconfine)
         reach("remove.cleared")
 
     async def _lift_guards(self, vm: Vm) -> None:

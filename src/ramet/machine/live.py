@@ -79,6 +79,8 @@ class LiveMachine:
         self.zygote_lock = asyncio.Lock()
         self.while_frozen = contextlib.AsyncExitStack()
         """Ends what lasts until the VM is thawed, its process ends, or the daemon lets go of it."""
+        self.group_left = False
+        """It is off, and its control group could not be removed."""
         self.ended = asyncio.Event()
         self.ended.set()
 
@@ -158,8 +160,8 @@ class LiveMachine:
             raise UnsupportedError(f"The processors of {self.name!r} cannot be limited: {problem}.")
 
     def unconfine(self) -> None:
-        """Remove the VM's control group; its processes have ended."""
-        self._group.remove()
+        """Remove the VM's control group; its processes have ended. One in which a clone is still being born stays."""
+        self.group_left = self._group.remove() is not None
 
     def require_process(self) -> QemuProcess:
         if self.process is None:
@@ -313,7 +315,7 @@ class LiveMachine:
             await self.rooms.book.drop_moment(vm.moment_id)
         self.guest.fail_freeze("the VM ended")
         await asyncio.to_thread(shutil.rmtree, self.run_dir.path, ignore_errors=True)
-        self._group.remove()
+        self.unconfine()
         self.ended.set()
         if reset:
             self.rooms.book.guest_asks_restart(self.id)
