@@ -374,7 +374,7 @@ class Client:
         query = {"span": span, **({} if ref is None else {"vm": ref})}
         return self._call(MemoryHistory, "GET", "/v1/memory/history", query=query)
 
-    def clone_memory(self, task: Task, timeout_s: float = 1.5) -> Task:
+    def clone_memory(self, task: Task, timeout_s: float = 0.5) -> Task:
         """The task of a clone with its memory `after` the clone: that is measured a moment after the task's end.
 
         Returns the task as it is when that takes longer than `timeout_s`.

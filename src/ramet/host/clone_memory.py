@@ -24,11 +24,12 @@ from ramet.model.views import CloneResult
 
 log = structlog.stdlib.get_logger(__name__)
 
-CALM_S = 0.02
-"""After the clones run: whoever waits for the reply goes first."""
+CALM_S = 0.1
+"""Since the last clone ran: who clones again and again is not held up, and what they cost is measured together ..."""
 PATIENCE_S = 1.0
-"""For a source that is cloned again and again; then it is counted as it was."""
-MOST = 32
+"""... unless one has waited for so long."""
+_LOOK_S = 0.02
+MOST = 16
 """Processes that are read for one request; of a larger lineage the rest is estimated."""
 _SHARE = 4.0
 """Times as long as it took, there is rest: cloning without pause is not slowed by more than a fifth of a processor."""
@@ -83,7 +84,7 @@ class CloneAccounts:
         async with asyncio.TaskGroup() as group:
             while True:
                 await self._opened.wait()
-                await asyncio.sleep(CALM_S)
+                await asyncio.sleep(_LOOK_S)
                 for account in await self._settle():
                     if account.told_early:
                         group.create_task(self._amend(account), name=f"memory of {account.task_id}")
@@ -109,7 +110,9 @@ class CloneAccounts:
         return settled
 
     def _is_calm(self, account: Account) -> bool:
-        return not self._is_busy(account.source_id) or time.monotonic() - account.opened_at > PATIENCE_S
+        now, last = time.monotonic(), max(account.opened_at for account in self._open)
+        calm = now - last >= CALM_S and not self._is_busy(account.source_id)
+        return calm or now - account.opened_at >= PATIENCE_S
 
     async def _measure(self, lineage_id: str, accounts: Sequence[Account]) -> tuple[float, MemorySample | None]:
         self._sampler.sync()

@@ -19,8 +19,6 @@ from ramet.host.tasks import TaskManager
 from ramet.memory.sums import total
 from ramet.model.memory import HostMemory, MemoryCounters, MemoryHistory, MemoryRow
 
-_NEW_AT_ONCE = 16
-"""Processes that were never read yet, and are when somebody asks."""
 _RECORD_S = 10.0
 
 
@@ -48,7 +46,7 @@ class MemoryDesk:
         self._record.add(now, {HOST: MemoryCounters(**total(rows)), **{row.id: row for row in rows}})
 
     async def view(self, refs: Sequence[str] = (), now: bool = False) -> HostMemory:
-        """What is known, each row with its age; with `now` all of it is read first.
+        """What is known, each row with its age; what changed since is read first, for a moment, with `now` all of it.
 
         With `refs` only these VMs' rows, with the sums of their lineages. Raises NotFoundError for a VM that is not
         there; one that is off has no row.
@@ -61,8 +59,8 @@ class MemoryDesk:
             held = [one for one in ledger.holdings() if not wanted or one.lineage_id in lineages]
             await self.sampler.measure([one.id for one in held])
             self.sampler.sync()  # those that went meanwhile
-        elif unread := ledger.unread():
-            await self.sampler.measure([one.id for one in unread[:_NEW_AT_ONCE]])
+        else:
+            await self.sampler.refresh()
         return await self._view(wanted, lineages)
 
     async def _view(self, wanted: set[str], lineages: set[str]) -> HostMemory:

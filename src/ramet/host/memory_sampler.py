@@ -31,6 +31,7 @@ _BESIDES = 1.25
 """A reading in its thread, and around it: the hand-over, the row, the choice of the next."""
 _FEEL_S = 0.05
 """For each process, between two rounds: a host with few VMs can afford to look every second."""
+_REFRESH_S = 0.3
 _AT_ONCE = 8
 """Readings in one go in a thread: the threads are everybody's."""
 
@@ -53,6 +54,7 @@ class MemorySampler:
         self.cpu_s = 0.0
         """Spent so far."""
         self.readings = 0
+        self._refresh_after = 0.0
         self._floor = floor
         self._is_busy = is_busy
         self._limits = limits
@@ -68,18 +70,23 @@ class MemorySampler:
 
     async def round(self) -> None:
         """Feel every pulse, then read what is due until it is time to feel again."""
-        self.sync()
-        holdings = self.ledger.holdings()
-        ends_at = time.monotonic() + min(self._limits.every_s, max(1.0, _FEEL_S * len(holdings)))
-        pulses, cpu_s = await asyncio.to_thread(_feel_all, holdings)
-        self.ledger.note_pulses(pulses)
+        began = time.monotonic()
+        due, cpu_s = await self._due()
+        ends_at = began + min(self._limits.every_s, max(1.0, _FEEL_S * len(self.ledger.holdings())))
         await self._rest(cpu_s)
-        for one in in_turn(self.ledger.standings(time.time())):
+        for one in due:
             if time.monotonic() >= ends_at:
                 return
             if not self._is_busy(one):
                 await self._rest(await self._read_in_turn(one))
         await asyncio.sleep(max(0.0, ends_at - time.monotonic()))
+
+    async def _due(self) -> tuple[list[str], float]:
+        """Whose turn it is by their pulses now, and what it took to feel them, in seconds of a processor."""
+        self.sync()
+        pulses, cpu_s = await asyncio.to_thread(_feel_all, self.ledger.holdings())
+        self.ledger.note_pulses(pulses)
+        return in_turn(self.ledger.standings(time.time())), cpu_s
 
     async def _rest(self, cpu_s: float) -> None:
         spent_s = _BESIDES * cpu_s
@@ -100,6 +107,20 @@ class MemorySampler:
     def sync(self) -> None:
         """Take over who holds guest RAM at this moment."""
         self.ledger.sync(holdings_of(self._floor))
+
+    async def refresh(self) -> None:
+        """Somebody looks: read what is due, the most urgent first, for a moment; again only after ten times as long."""
+        began = time.monotonic()
+        if began < self._refresh_after:
+            return
+        due, _ = await self._due()
+        for one in due:
+            if time.monotonic() - began > _REFRESH_S:
+                break
+            if not self._is_busy(one):
+                self.cpu_s += _BESIDES * await self._read_in_turn(one)
+        now = time.monotonic()
+        self._refresh_after = now + 10 * (now - began)
 
     async def measure(self, ids: Iterable[str], *, whole: bool = True) -> float:
         """Read these now, whatever share that takes: somebody asked. Those that are gone are left out.
