@@ -93,12 +93,14 @@ class GuestAgent:
     def wait(self, timeout_s: float) -> None:
         """Until it answers. DeadlineError when it does not."""
         deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            try:
-                with self._connected(_AGENT_RETRY_S):
-                    return
-            except TimeoutError:
-                continue
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(self._path))
+            while (left_s := deadline - time.monotonic()) > 0:
+                connection.settimeout(min(_AGENT_RETRY_S, left_s))
+                try:
+                    return _synchronise(connection)
+                except TimeoutError:
+                    continue  # on the same connection: QEMU takes one at a time, and a guest that boots keeps it busy
         raise DeadlineError(f"A guest's agent did not answer within {timeout_s:.0f} s.")
 
     def command(self, name: str, arguments: Mapping[str, Any] | None = None, timeout_s: float = 60.0) -> Any:
@@ -135,15 +137,20 @@ class GuestAgent:
         try:
             connection.settimeout(timeout_s)
             connection.connect(str(self._path))
-            number = secrets.randbits(31)
-            connection.sendall(b"\xff")
-            _send(connection, "guest-sync-delimited", {"id": number})
-            while f'"return": {number}'.encode() not in _line(connection):
-                pass
+            _synchronise(connection)
         except BaseException:
             connection.close()
             raise
         return connection
+
+
+def _synchronise(connection: socket.socket) -> None:
+    """Throw away what an earlier connection left, until the agent answers this one."""
+    number = secrets.randbits(31)
+    connection.sendall(b"\xff")
+    _send(connection, "guest-sync-delimited", {"id": number})
+    while f'"return": {number}'.encode() not in _line(connection):
+        pass
 
 
 def _send(connection: socket.socket, command: str, arguments: Mapping[str, Any]) -> None:
