@@ -224,6 +224,8 @@ class PoolKeeper:
             for error in await asyncio.gather(*map(pool.drop, members), return_exceptions=True):
                 if error is not None:
                     log.warning("a pooled clone could not be removed", error=str(error))
+            if members:  # their source may be gone, or have other layers by now: they were the last to use these
+                await self._floor.collect_layers()
         finally:
             self._shelf.busy -= ids
             self._dropped.ring()

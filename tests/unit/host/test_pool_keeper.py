@@ -123,6 +123,8 @@ class World:
     fails: bool = False
     took: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
+    collected: int = 0
+    """Members that had been dropped when layers were collected last."""
     machines: dict[str, Live] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -143,6 +145,7 @@ class World:
             rooms=SimpleNamespace(book=book, admission=Admission()),
             add=lambda live: self.machines.__setitem__(live.id, live),
             find=lambda ref: self.source,
+            collect_layers=self.collect,
         )
         limits = PoolLimits(parallel=PARALLEL, delay_s=0, patience_s=0, reserve_bytes=RESERVE_MIB * MIB)
         self.desk = PoolDesk(
@@ -187,6 +190,10 @@ class World:
         del self.machines[member.id]
         self.dropped.append(member.id)
         self.available_mib += COST_MIB
+
+    async def collect(self) -> None:
+        self.collected = len(self.dropped)
+        await asyncio.sleep(0)
 
 
 def new_world() -> World:
@@ -319,6 +326,7 @@ class Keeping(RuleBasedStateMachine):
         assert len(world.members) <= (spec.size if spec else 0)
         assert world.source.vm.frozen or not world.members
         assert all(member.process is not None for member in world.members)
+        assert world.collected == len(world.dropped), "layers that only a dropped member used are left"
         if spec and spec.memory_budget_mib:
             assert len(world.members) * COST_MIB <= spec.memory_budget_mib
 
