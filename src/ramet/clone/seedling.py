@@ -24,6 +24,7 @@ from ramet.errors import DeadlineError, ForkError, QemuError
 from ramet.hypervisor.devicestate import replace_macs
 from ramet.hypervisor.fork import ForkReply, ForkRequest
 from ramet.hypervisor.process import QemuProcess
+from ramet.hypervisor.stray import end_behind
 from ramet.machine.live import LiveMachine
 from ramet.machine.paths import StatePaths
 from ramet.machine.power import end_process
@@ -75,6 +76,8 @@ class Seedling:
         if self.process is not None:
             await end_process(self.live, self.process)
             self.process.close()
+        elif self.request is not None:  # whoever forked it may have died before it could say so
+            await asyncio.to_thread(end_behind, self.live.run_dir, self.live.rooms.native)
         await self.live.detach()
         self.live.unconfine()
         await self.live.rooms.book.forget(self.live.id)

@@ -7,12 +7,8 @@ settled; then, with the inventory true again, strays are removed: processes, soc
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
-import select
 import shutil
-import signal
 from pathlib import Path
 
 from ramet.clone import pool
@@ -20,9 +16,9 @@ from ramet.errors import RametError
 from ramet.host.floor import Floor
 from ramet.host.journal import Journal
 from ramet.hypervisor.ending import read_ending
-from ramet.hypervisor.fork import ForkClient
 from ramet.hypervisor.process import QemuProcess
 from ramet.hypervisor.rundir import RunDir
+from ramet.hypervisor.stray import end_behind
 from ramet.hypervisor.stun_client import release
 from ramet.machine.blocks import follow_disks
 from ramet.machine.hardware import follow_devices
@@ -33,7 +29,6 @@ from ramet.network.taps import tap_name
 
 _log = logging.getLogger(__name__)
 
-PROBE_TIMEOUT_S = 5.0
 _PAUSE_REASONS = {"io-error": "disk error or full disk", "guest-panicked": "guest panicked", "internal-error": "QEMU"}
 
 
@@ -209,34 +204,8 @@ class Recovery:
     async def _end_behind(self, directory: Path) -> None:
         """End processes that nobody recorded: the library in them says who they are."""
         for place in (RunDir(directory), RunDir(directory).zygote):
-            pid = await asyncio.to_thread(_pid_behind, place.fork)
-            if pid is not None:
-                await asyncio.to_thread(_kill_and_wait, pid)
+            await asyncio.to_thread(end_behind, place, self._floor.rooms.native)
 
 
 def _taps_of(live: LiveMachine) -> dict[str, str]:
     return {nic.id: tap_name(live.id, nic.index) for nic in live.vm.machine.nics if not nic.is_user_mode}
-
-
-def _pid_behind(socket_path: Path) -> int | None:
-    """The process that serves forks at this socket; None when there is none."""
-    if not socket_path.exists():
-        return None
-    try:
-        with ForkClient.connect(socket_path, timeout_s=PROBE_TIMEOUT_S) as client:
-            return client.query().pid
-    except (RametError, OSError):
-        return None
-
-
-def _kill_and_wait(pid: int) -> None:
-    """SIGKILL, and wait until it is gone; it is our child only if this daemon started its source."""
-    with contextlib.suppress(ProcessLookupError):
-        fd = os.pidfd_open(pid)
-        try:
-            signal.pidfd_send_signal(fd, signal.SIGKILL)
-            select.select([fd], [], [], PROBE_TIMEOUT_S)
-            with contextlib.suppress(ChildProcessError):
-                os.waitid(os.P_PIDFD, fd, os.WEXITED | os.WNOHANG)
-        finally:
-            os.close(fd)
