@@ -206,7 +206,8 @@ class Walk:
         world = self.life.world
         self.life.remember()
         states = {vm.name: vm.state for vm in self.life.stage.client.list_vms()}
-        for name in sorted(states.keys() | world.guests.keys() | set(step.names)):
+        new = [name for name in step.names if name not in world.guests]  # first, while their source is known
+        for name in [*new, *sorted(states.keys() - set(new) | world.guests.keys())]:
             found, guest = states.get(name), world.guests.get(name)
             before = guest.state if guest else None
             if found not in right.get(name, [before]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ramet.model.machine import VmState
@@ -34,6 +34,7 @@ def walk(seed: int, steps: int, failing: bool = False) -> tuple[list[Step], Worl
     return taken, world
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1 << 32))
 def test_a_walk_never_has_more_guests_than_it_may_and_keeps_its_anchor(seed: int) -> None:
     _, world = walk(seed, 60)
@@ -41,6 +42,7 @@ def test_a_walk_never_has_more_guests_than_it_may_and_keeps_its_anchor(seed: int
     assert world.weight <= Chance(seed).most + sum(world.pools.values())
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1 << 32), st.booleans())
 def test_the_same_seed_is_the_same_walk(seed: int, failing: bool) -> None:
     assert walk(seed, 30, failing)[0] == walk(seed, 30, failing)[0]
