@@ -20,7 +20,7 @@ WARM_UP = 0.2
 """Share of the samples that is left out at the beginning."""
 FEW = 10
 """Samples with which nothing is said about memory and bytes, and counts are compared at their ends."""
-_CERTAIN = 2.33
+CERTAIN = 2.33
 """Standard deviations: one in a hundred by chance."""
 
 
@@ -71,7 +71,7 @@ def judge(name: str, points: Sequence[Point], tolerance: float | None, *, is_cou
 def _grows(kept: Sequence[Point], over_run: float, certainty: float, tolerance: float, *, is_count: bool) -> bool:
     if len(kept) < FEW:
         return is_count and kept[-1].life == kept[0].life and kept[-1].value - kept[0].value > tolerance
-    if certainty < _CERTAIN or over_run <= tolerance:
+    if certainty < CERTAIN or over_run <= tolerance:
         return False
     later = kept[len(kept) // 2 :]
     return fit(later)[0] * (kept[-1].at - kept[0].at) > tolerance

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ramet.model.base import Model
-from ramet.soak.growth import Growth
+from ramet.soak.growth import CERTAIN, Growth
 
 
 class Sample(Model):
@@ -79,11 +79,12 @@ def text(report: Report) -> Iterator[str]:
 
 def _growth(report: Report) -> Iterator[str]:
     yield ""
-    yield f"{'at rest':22}{'first':>10}{'last':>10}{'lowest':>10}{'highest':>10}{'fit/run':>10}{'may':>8}  verdict"
+    yield f"{'at rest':22}{'first':>10}{'last':>10}{'lowest':>10}{'highest':>10}{'trend':>10}{'may':>8}  verdict"
     for one in report.growth:
         may = "-" if one.tolerance is None else f"{one.tolerance:g}"
         verdict = "GROWS" if one.grows else "steady" if one.tolerance is not None else "not judged"
+        trend = f"{one.over_run:.1f}" if one.certainty >= CERTAIN else "none"
         yield (
             f"{one.name:22}{one.first:10.0f}{one.last:10.0f}{one.lowest:10.0f}{one.highest:10.0f}"
-            f"{one.over_run:10.1f}{may:>8}  {verdict}"
+            f"{trend:>10}{may:>8}  {verdict}"
         )
