@@ -364,7 +364,6 @@ class Client:
         """All VMs one after the other. Raises CapacityError, PrivilegeError, UnsupportedError."""
         return self._call(Task, "PUT", "/v1/host/page-sharing", SetPageSharing(mode=mode))
 
-
     def memory(self, refs: Iterable[str] = (), now: bool = False) -> HostMemory:
         """What the daemon's ledger has, each row with its age; with `now` it measures all of it first."""
         return self._call(HostMemory, "GET", "/v1/memory", query={"vm": list(refs), "now": now})

@@ -21,7 +21,11 @@ ROW = MemoryRow(
 def samples(metrics: Metrics) -> dict[tuple[str, ...], float]:
     """By name, and the values of labels in the order of their names."""
     families = text_string_to_metric_families(metrics.text().decode())
-    return {(one.name, *(value for _, value in sorted(one.labels.items()))): one.value for family in families for one in family.samples}
+    return {
+        (one.name, *(value for _, value in sorted(one.labels.items()))): one.value
+        for family in families
+        for one in family.samples
+    }
 
 
 def clone_task(*results: CloneResult) -> Task:
