@@ -165,6 +165,12 @@ class Agent:
         self._lock = asyncio.Lock()
         self._wire: AgentWire | None = None
 
+    async def connect(self) -> None:
+        """Connect now, and say nothing. While nobody is connected to its port the agent in the guest looks ten times a
+        second whether somebody is, which is most of what an idle guest does. OSError when QEMU is not there."""
+        async with self._lock:
+            await self._connected()
+
     async def close(self) -> None:
         """Drop the connection; a command that is under way on it fails with `GuestError`."""
         if self._wire is not None:
@@ -209,11 +215,13 @@ class Agent:
 
     def _usual_limit_s(self) -> float:
         """An agent that has answered is there: its machine, or ours, is only slow, and is given longer."""
-        return self._timeout_s if self._wire is None else _PATIENCE * self._timeout_s
+        answered = self._wire is not None and self._wire.in_step
+        return _PATIENCE * self._timeout_s if answered else self._timeout_s
 
     async def _exchange(self, name: str, arguments: dict[str, Any], max_bytes: int) -> dict[str, Any]:
         try:
             wire = await self._connected()
+            await wire.synchronise()
             await wire.send(name, arguments)
             return await wire.answer(max_bytes)
         except BaseException:

@@ -25,24 +25,22 @@ def _closed() -> GuestError:
 
 
 class AgentWire:
-    """Make it with `open`; `close` when done, and after anything raised: it is out of step then."""
+    """Make it with `open`, `synchronise` it once; `close` when done, and after anything raised: it is out of step then."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._buffer = bytearray()
+        self.in_step = False
+        """An agent has answered here."""
 
     @classmethod
     async def open(cls, path: Path) -> AgentWire:
-        """Connect and synchronise; waits as long as the guest's agent is not up (set a deadline outside).
-
-        Raises OSError when QEMU does not listen there, `GuestError` for nonsense.
-        """
+        """Connect, and say nothing yet. Raises OSError when QEMU does not listen there."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.setblocking(False)
         wire = cls(sock)
         try:
             await asyncio.get_running_loop().sock_connect(sock, str(path))
-            await wire._synchronise()
         except BaseException:
             wire.close()
             raise
@@ -70,8 +68,14 @@ class AgentWire:
         except OSError as exc:
             raise _closed() from exc
 
-    async def _synchronise(self) -> None:
-        """Throw away what an earlier connection left, on both sides: the agent's parser restarts at 0xFF."""
+    async def synchronise(self) -> None:
+        """Throw away what an earlier connection left, on both sides: the agent's parser restarts at 0xFF.
+
+        Waits as long as the guest's agent is not up (set a deadline outside); `GuestError` for nonsense. A second call
+        does nothing.
+        """
+        if self.in_step:
+            return
         number = secrets.randbits(31)
         await self._send(_SENTINEL)
         await self.send("guest-sync-delimited", {"id": number})
@@ -81,6 +85,7 @@ class AgentWire:
             line = await self._until(b"\n", MAX_ANSWER_BYTES)
             noise += len(line)
             if line == b'{"return": %d}' % number:
+                self.in_step = True
                 return
         raise GuestError("The guest agent does not come into step.")
 

@@ -227,6 +227,9 @@ class LiveMachine:
             inherited=self.guest.handle_inherited if inherited else None,
             held=self.vm.is_pooled,
         )
+        self._agent = Agent(self.run_dir.agent)
+        with contextlib.suppress(OSError):
+            await self._agent.connect()
         await self._qmp.configure_migration()
         self._events = asyncio.create_task(self._follow_events(self._qmp), name=f"events {self.name}")
 
