@@ -102,6 +102,17 @@ static bool look_at_oneself(void) {
     return zygote.handler_count <= MAX_HANDLERS && zygote.held_count <= MAX_HELD;
 }
 
+/* What QEMU does in main before it looks at its arguments, and that they do not change: it describes to itself the 1,500
+ * types of things that it can make. Both functions are there for its modules, and doing it again is nothing to them. */
+static void describe_types(void) {
+    enum { MODULE_INIT_QOM = 3 };
+    void (*call_init)(int) = (void (*)(int))dlsym(RTLD_DEFAULT, "module_call_init");
+    void *(*get_list)(const char *, bool) = (void *(*)(const char *, bool))dlsym(RTLD_DEFAULT, "object_class_get_list");
+    if (!call_init || !get_list) return;
+    call_init(MODULE_INIT_QOM);
+    get_list("machine", false);
+}
+
 static int wait_before_main(int argc, char **argv, char **env) {
     struct reason why;
     (void)argc, (void)env;
@@ -109,6 +120,7 @@ static int wait_before_main(int argc, char **argv, char **env) {
     if (!ram_hold()) return fputs("vmfork: a zygote that was not forked holds nothing\n", stderr), 126;
     if (!ram_before_fork(&why)) return fprintf(stderr, "vmfork: %s\n", why.text), 126;
     zygote.fit = look_at_oneself();
+    if (zygote.fit) describe_types();
     server_run();
     return 1;
 }
