@@ -20,6 +20,7 @@ from ramet.hypervisor.fork import ZYGOTE, ForkClient, ForkReply, ForkRequest, en
 from ramet.hypervisor.plan import QEMU_ENVIRONMENT
 from ramet.hypervisor.process import QemuProcess
 from ramet.hypervisor.rundir import RunDir
+from ramet.hypervisor.stray import end_behind
 from ramet.hypervisor.stun_client import end_children, to_its_end
 from ramet.machine.live import LiveMachine
 from ramet.machine.rooms import Rooms
@@ -49,7 +50,13 @@ async def planned_holder(source: LiveMachine, moment_id: str) -> AsyncIterator[H
         with holder_request(source, run_dir, f"ramet-hold-{moment_id[:4]}", zygote=zygote) as request:
             yield HolderPlan(run_dir, request)
     finally:
-        await asyncio.to_thread(shutil.rmtree, run_dir.path, ignore_errors=True)
+        await asyncio.to_thread(clear_holder, source.rooms, run_dir)
+
+
+def clear_holder(rooms: Rooms, run_dir: RunDir) -> None:
+    """Remove a holder's directory. Blocks. It has ended, but where the source died before it could tell of its fork."""
+    end_behind(run_dir, rooms.native)
+    shutil.rmtree(run_dir.path, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import shutil
 from collections.abc import AsyncIterator
 
-from ramet.clone.holder import fork_from, has_zygotes, held, holder_request
+from ramet.clone.holder import clear_holder, fork_from, has_zygotes, held, holder_request
 from ramet.errors import RametError
 from ramet.hypervisor.fork import ForkReply, ForkRequest
 from ramet.hypervisor.rundir import RunDir
@@ -62,4 +61,4 @@ async def _zygote(live: LiveMachine) -> AsyncIterator[RunDir]:
             reach("zygote.forked")
             yield run_dir
     finally:
-        await asyncio.to_thread(shutil.rmtree, run_dir.path, ignore_errors=True)
+        await asyncio.to_thread(clear_holder, rooms, run_dir)
