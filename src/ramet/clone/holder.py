@@ -82,12 +82,14 @@ def holder_request(source: LiveMachine, run_dir: RunDir, name: str, *, zygote: b
 
 
 @contextlib.asynccontextmanager
-async def held(source: Vm, rooms: Rooms, reply: ForkReply) -> AsyncIterator[QemuProcess]:
-    """Ends the holder when its moment is let go."""
+async def held(
+    source: Vm, rooms: Rooms, reply: ForkReply, kind: MemoryKind = MemoryKind.HOLDER
+) -> AsyncIterator[QemuProcess]:
+    """Ends the holder when its moment is let go. `kind`: what the ledger of memory calls it."""
     process = QemuProcess.from_fork(reply.pid, reply.pidfd)
     process.set_oom_score(OOM_SCORE_HOLDER)
     try:
-        with rooms.holdings.keep(_holding(source, process)):
+        with rooms.holdings.keep(_holding(source, process, kind)):
             yield process
     finally:
         process.kill()
@@ -95,11 +97,11 @@ async def held(source: Vm, rooms: Rooms, reply: ForkReply) -> AsyncIterator[Qemu
         process.close()
 
 
-def _holding(source: Vm, process: QemuProcess) -> Holding:
+def _holding(source: Vm, process: QemuProcess, kind: MemoryKind) -> Holding:
     return Holding(
-        id=f"holder-{process.pid}",
-        name=f"holder of {source.name}",
-        kind=MemoryKind.HOLDER,
+        id=f"{kind.value}-{process.pid}",
+        name=f"{kind.value} of {source.name}",
+        kind=kind,
         lineage_id=source.lineage_id or source.id,
         pid=process.pid,
         start_ticks=process.start_ticks,

@@ -18,6 +18,7 @@ from ramet.hypervisor.fork import ForkReply, ForkRequest
 from ramet.hypervisor.rundir import RunDir
 from ramet.machine.live import LiveMachine
 from ramet.machine.steps import reach
+from ramet.model.memory import MemoryKind
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ async def _zygote(live: LiveMachine) -> AsyncIterator[RunDir]:
     try:
         with holder_request(live, run_dir, f"ramet-zyg-{live.id[:5]}", zygote=True) as request:
             reply = await fork_from(rooms, live.run_dir, request)
-        async with held(live.vm, rooms, reply):
+        async with held(live.vm, rooms, reply, MemoryKind.ZYGOTE):
             reach("zygote.forked")
             yield run_dir
     finally:
