@@ -93,6 +93,9 @@ class PrivilegeError(RametError):
 
 
 class CapacityError(RametError):
+    """Where a host's memory is short, fields: `needed_bytes`, `available_bytes`, `promised_bytes` (to VMs that run),
+    `reserve_bytes` and `missing_bytes`."""
+
     code = "capacity"
     http_status = 507
 
