@@ -26,8 +26,8 @@ lint: setup ## ruff, mypy, and the shell scripts' syntax
 	$(BIN)/mypy
 	@git ls-files '*.sh' | xargs -r -n1 sh -n
 
-bench: setup ## measure stuns and clones (BENCH_ARGS='--help')
-	$(BIN)/python -m bench $(BENCH_ARGS)
+bench: setup ## measure clones beside the same by hand (BENCH_ARGS='--quick')
+	$(BIN)/ramet bench $(BENCH_ARGS)
 
 soak: setup ## clone and remove 1000 times, then 20 minutes of all at random (SOAK_ARGS='--seed N')
 	$(BIN)/python -P -m ramet.soak --quiet --cycles 1000 $(SOAK_ARGS)

@@ -20,21 +20,20 @@ from pathlib import Path
 from ramet.api.client import Client
 from ramet.bench import stock
 from ramet.bench.hand.machine import Pattern
-from ramet.bench.hand.monitor import GuestAgent
 from ramet.bench.shell import DaemonShell, Shell
-from ramet.errors import DeadlineError, PeerError, RametError
+from ramet.errors import DeadlineError, GuestError, PeerError, RametError
 from ramet.hypervisor.native import NativePaths, install_native
-from ramet.hypervisor.rundir import RunDir
 from ramet.hypervisor.version import Qemu, find_qemu
 from ramet.machine.paths import StatePaths
 from ramet.model.host import Task
 from ramet.model.machine import Accelerator
 from ramet.model.pool import SetPool
-from ramet.model.requests import CloneVm, CreateVm, DiskRequest, ImportImage, NicRequest
+from ramet.model.requests import CloneVm, CreateVm, DiskRequest, Exec, ImportImage, NicRequest
 from ramet.model.views import CloneResult, VmView
 
 BOOT_S = 300.0
 TASK_S = 900.0
+_ONE_TRY_S = 5.0
 _READY_S = 90.0
 _END_S = 120.0
 
@@ -98,7 +97,7 @@ class Stage:
         self.finish(self.client.create_vm(request))
         try:
             view = self.client.show_vm(name)
-            self.agent(view.id).wait(BOOT_S)
+            self.wait_answer(view.id)
             yield view
         finally:
             self.remove(name)
@@ -116,10 +115,17 @@ class Stage:
     def shell(self, vm_id: str) -> Shell:
         return DaemonShell(self.client, vm_id)
 
-    def agent(self, vm_id: str) -> GuestAgent:
-        """Straight to the guest, as it is asked in those that are started by hand too. Only until the daemon has asked
-        it anything: it keeps its connection then."""
-        return GuestAgent(RunDir(StatePaths(self.state_dir).vm_run(vm_id)).agent)
+    def wait_answer(self, vm_id: str, timeout_s: float = BOOT_S) -> None:
+        """Until a command has run in the guest, by its agent, as every caller of the API asks it. DeadlineError."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                self.client.exec_in_vm(vm_id, Exec(argv=("/bin/true",), timeout_s=_ONE_TRY_S))
+                return
+            except (DeadlineError, GuestError):  # it boots
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
 
     def clone(self, source: str, name: str, **more: object) -> CloneResult:
         """One clone, bare unless `more` says otherwise."""

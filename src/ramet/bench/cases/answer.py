@@ -24,7 +24,7 @@ def answer(stage: Stage, outcome: Outcome) -> None:
             machine.end()
         stage.tell(f"{rounds} clones of each kind")
         for _ in range(rounds):
-            _ask(here, LIVE, freeze_hooks=False)
+            _ask(here, LIVE)
         stage.freeze(here.source)
         with stage.pool(here.source, 2) as until_full:
 
@@ -34,7 +34,7 @@ def answer(stage: Stage, outcome: Outcome) -> None:
                 until_full()
 
             take_turns(rounds, pooled, lambda _: _ask(here, FROZEN, pool=False))
-    outcome.notes.append("Live clones without the guest's freeze hooks, which are asked for through the agent.")
+    outcome.notes.append("An answer is that of a command in the guest; of a boot, the agent's first.")
     outcome.targets = [
         figures.ratio(
             f"{kind}: request to the agent's first answer ÷ boot", f"{kind}: answer", f"{BOOT}: answer", limit
@@ -48,7 +48,7 @@ def _ask(here: Ground, kind: str, **more: object) -> None:
     began = time.monotonic()
     result = here.stage.clone(here.source, name, **more)
     returned = time.monotonic()
-    here.stage.agent(result.id).wait(BOOT_S)
+    here.stage.wait_answer(result.id)
     answered = time.monotonic()
     here.figures.add(f"{kind}: running", result.timings_ms.total)
     here.figures.add(f"{kind}: task returned", (returned - began) * 1000)

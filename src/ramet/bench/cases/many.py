@@ -138,7 +138,7 @@ def density(stage: Stage, outcome: Outcome) -> None:
 
 def _answers(stage: Stage, result: CloneResult) -> bool:
     try:
-        stage.agent(result.id).wait(_ANSWER_S)
+        stage.wait_answer(result.id, _ANSWER_S)
     except (RametError, OSError):
         return False
     return True
