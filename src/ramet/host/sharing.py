@@ -137,13 +137,16 @@ class SharingDesk:
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def _look(self) -> None:
-        kept = self._kept()
-        if kept is None:
-            return
         try:
+            kept = self._kept()
+            if kept is None:
+                return
             await (self._keep_on(kept) if kept.mode is PageSharing.HOST else self._finish_off(None))
         except (RametError, OSError) as exc:
             self._tell(str(exc))
+        except Exception as exc:  # a bug of ours here must not end the guard, which runs beside it
+            log.exception("page sharing could not be looked after")
+            self._tell(f"{type(exc).__name__}; the daemon's log says more.")
         else:
             self._tell(None)
 

@@ -25,8 +25,10 @@ def wanted_bytes(live: LiveMachine) -> int:
 
 async def apply_memory_target(live: LiveMachine) -> None:
     """Tell the balloon of a VM that is on what its guest is to have; without a target that is all. The guest complies
-    while it runs; one that boots does so when its driver starts. Raises what QMP does."""
+    while it runs; one that boots does so when its driver starts. What the host's guard has asked for is over: it asks
+    anew if it must. Raises what QMP does."""
     await live.qmp.balloon(wanted_bytes(live))
+    live.squeezed_to = None
 
 
 async def balloon_view(live: LiveMachine) -> BalloonView | None:

@@ -277,3 +277,10 @@ async def test_gain_and_cost_are_told_for_the_host_and_each_vm(house: House) -> 
         ("A", 40 * MIB, 20 * MIB),
         ("B", 20 * MIB, 10 * MIB),
     ]
+
+
+async def test_a_record_that_is_damaged_is_told_and_ends_nothing(house: House) -> None:
+    await house.floor.inventory.put_setting(SETTING, {"mode": "lineage"})
+    await house.desk._look()
+    await house.desk._look()
+    assert house.events == ["host.warning: Page sharing: ValidationError; the daemon's log says more."]
