@@ -136,12 +136,12 @@ class Stage:
     async def check(self, source_killed: bool = False) -> None:
         """See the module. A guest that was paused by a full disk goes on when it is told to."""
         await self.settle()
-        for live in list(self.machines.values()):
-            if live.vm.state is VmState.PAUSED and live.vm.pause_reason == "disk full":
-                await self.done(await self.host.resume_vm(live.id))
         problems: list[str] = []
         deadline = time.monotonic() + _IN_A_MOMENT_S  # a process that was killed is recorded as soon as it is reaped
         while time.monotonic() < deadline:
+            for live in list(self.machines.values()):
+                if live.vm.state is VmState.PAUSED and live.vm.pause_reason == "disk full":
+                    await self.done(await self.host.resume_vm(live.id))
             problems = [*await self._untrue(), *await self._orphans()]
             if not problems:
                 break
@@ -298,8 +298,10 @@ class Workflow:
     child_from: str | None = None
     """The first step at which a QEMU of the workflow's own exists."""
     cancellable: bool = False
-    again_by_itself: bool = False
-    """It is tried again, and succeeds in the end."""
+
+    def has_child(self, step: str) -> bool:
+        """Whether a QEMU of its own exists at a step."""
+        return self.child_from is not None and self.steps.index(step) >= self.steps.index(self.child_from)
 
 
 def _bare(*names: str, **more: object) -> CloneVm:
@@ -462,9 +464,7 @@ WORKFLOWS: dict[str, Workflow] = {
         steps.FROZEN_CLONE_STEPS, _clone, _freeze, _BEFORE_FORK, "clone.forked", cancellable=True
     ),
     "thaw": Workflow(steps.THAW_STEPS, _thaw, _freeze),
-    "fill a pool": Workflow(
-        steps.POOL_GROW_STEPS, _grow_pool, _freeze, _BEFORE_FORK, "pool.forked", again_by_itself=True
-    ),
+    "fill a pool": Workflow(steps.POOL_GROW_STEPS, _grow_pool, _freeze, _BEFORE_FORK, "pool.forked"),
     "take from a pool": Workflow(steps.POOL_TAKE_STEPS, _clone, _full_pool, child_from="pool.taken"),
     "give a pool up": Workflow(steps.POOL_DROP_STEPS, _drop_pool, _full_pool, child_from="pool.dropping"),
     "try": Workflow(steps.TRY_STEPS, _try, child_from="try.cloned", cancellable=True),
@@ -623,23 +623,33 @@ FAULTS: dict[str, Callable[[Blow], None]] = {
 
 
 def faults_of(name: str, step: str) -> Iterator[str]:
-    """Those that mean something at this step of this workflow."""
+    """Those that mean something at this step of this workflow, and that no other workflow shows as well."""
     flow = WORKFLOWS[name]
+    room = step.partition(".")[0]
+    if name == "clone into a fence":
+        yield from ("no space", "command refused", "VM killed", "port group removed")[
+            0 if flow.has_child(step) else 3 :
+        ]
+        return
     yield from ("no space", "disk full", "command refused")
-    if step.partition(".")[0] in ("clone", "zygote", "pool", "start", "import", "flatten", "remove"):
+    if step in flow.forks_from:
+        yield "fork refused"
+    if flow.has_child(step):
+        yield "VM killed"
+    if flow.cancellable:
+        yield "cancelled"
+    if name == "clone two":
+        return
+    if room in ("clone", "zygote", "pool", "start", "import", "flatten"):
         yield "no process"
     if step == flow.steps[0]:
         yield from ("clock ahead", "clock back")
-    if step in flow.forks_from:
-        yield "fork refused"
-    if step.partition(".")[0] in ("clone", "freeze", "thaw", "identity", "pool", "flatten", "try"):
-        yield from ("source killed", "source stopped meanwhile", "cloned meanwhile")
-    if flow.child_from is not None and flow.steps.index(step) >= flow.steps.index(flow.child_from):
-        yield from ("VM killed", "removed meanwhile")
-    if flow.cancellable:
-        yield "cancelled"
-    if "fence" in name:
-        yield "port group removed"
+    if room in ("clone", "freeze", "thaw", "identity", "pool", "flatten", "try"):
+        yield "source killed"
+        if step in (flow.steps[0], flow.steps[-1]):
+            yield from ("source stopped meanwhile", "cloned meanwhile")
+    if flow.has_child(step):
+        yield "removed meanwhile"
 
 
 def cases() -> Iterator[tuple[str, str, str]]:

@@ -12,14 +12,15 @@ from ramet.cli.output import Cell
 from ramet.cli.session import Session
 
 if TYPE_CHECKING:
-    from ramet.model.views import CheckView
+    from ramet.model.views import CheckView, RepairView
 
 tools = group("tools", "Ramet's tools inside guests.", examples=("ramet tools install web",))
 
 
 def register(app: typer.Typer) -> None:
     """Put the commands of this file into `app`."""
-    command(app, "doctor", examples=("ramet doctor", "ramet doctor --selftest", "ramet doctor --json"))(doctor)
+    looks = ("ramet doctor", "ramet doctor --selftest", "ramet doctor --repair", "ramet doctor --json")
+    command(app, "doctor", examples=looks)(doctor)
     command(
         app,
         "serve",
@@ -35,10 +36,17 @@ def doctor(
     selftest: Annotated[
         bool, typer.Option("--selftest", help="Boot a small guest here, clone it live and frozen, compare its memory.")
     ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Put a damaged inventory together again, while no daemon runs.")
+    ] = False,
 ) -> None:
     """Look at this host: what is there, what is missing, what to do about it. Exit code 1 when something is missing."""
     from ramet.cli import render
 
+    if repair:
+        view = _repair(session)
+        session.show(view, lambda: render.repair(session.out, view))
+        return
     checks = examine(session)
     if selftest:
         checks = [*checks, *_selftest(session)]
@@ -60,6 +68,22 @@ def examine(session: Session) -> list[CheckView]:
         reason = getattr(error, "message", str(error))
         daemon = CheckView(name="daemon", status="missing", found=reason, remedy=getattr(error, "hint", None))
         return [daemon, *local.examine_alone(session.state_dir)]
+
+
+def _repair(session: Session) -> RepairView:
+    """Here and not in the daemon, which does not start with a damaged inventory."""
+    from ramet.errors import ConflictError, StateError
+    from ramet.host.repair import repair
+
+    try:
+        return repair(session.state_dir)
+    except ConflictError as exc:
+        raise StateError(
+            f"A daemon serves {session.state_dir}: its inventory is whole.",
+            hint="'ramet doctor' looks at everything else.",
+            state="",
+            operation="repair",
+        ) from exc
 
 
 def _selftest(session: Session) -> list[CheckView]:

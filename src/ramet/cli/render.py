@@ -17,6 +17,7 @@ from ramet.model.views import (
     HostView,
     MemoryView,
     NicView,
+    RepairView,
     TreeNode,
     VmView,
 )
@@ -381,6 +382,25 @@ def checks(out: Output, items: Sequence[CheckView], *, indent: int = 0) -> None:
 def _check(item: CheckView, arrow: str) -> tuple[Sequence[Cell | str], ...]:
     remedy = [Cell(f"\n{arrow} {item.remedy}", "cyan")] if item.remedy and item.status != "ok" else []
     return ([state_cell(item.status)], [Cell(item.name, "bold")], [item.found, *remedy])
+
+
+def repair(out: Output, view: RepairView) -> None:
+    """What was wrong, what is kept, what is lost, and where everything is that was there before."""
+    if view.aside is None:
+        out.line("The inventory is whole; nothing was changed.")
+        return
+    out.line(f"The inventory was damaged ({view.problem}) and has been put together again.")
+    counts = (f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in view.kept.items() if count)
+    out.facts(
+        [
+            ("kept", ", ".join(counts) or "nothing"),
+            ("VMs", ", ".join(view.vms) or "none"),
+            *(("lost", sentence) for sentence in view.lost or ("nothing that is known of",)),
+            *(("changed", sentence) for sentence in view.altered),
+            ("put aside", f"{len(view.layers_aside)} layers that nothing refers to"),
+            ("as it was", view.aside),
+        ]
+    )
 
 
 def host(out: Output, view: HostView) -> None:

@@ -134,6 +134,8 @@ async def _stun_and_record(
     try:
         return await _record(live, turns, result, state_fd, pending[-1], resident)
     except BaseException:
+        # QEMU writes to the overlays already: a record that said otherwise would have them deleted as nobody's.
+        await asyncio.shield(blocks.set_tops(live, overlays_of(turns)))
         await asyncio.shield(_take_back(live, result))
         raise
 

@@ -127,7 +127,7 @@ class Table(Generic[M]):
         except ValidationError as exc:
             raise DamagedError(
                 f"The inventory's record {self.prefix + key} is not valid: {explain(exc)}",
-                hint="Run the version of Ramet that wrote it, or remove the record.",
+                hint="Run the version of Ramet that wrote it, or let 'ramet doctor --repair' keep what is whole.",
                 key=self.prefix + key,
             ) from exc
         self.keep(key, item, revision)

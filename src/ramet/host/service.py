@@ -16,6 +16,7 @@ from ramet.errors import RametError, StateError
 from ramet.host.book import HostBook
 from ramet.host.clones import CloneDesk
 from ramet.host.composing import compose
+from ramet.host.copies import Copies
 from ramet.host.debts import Debts
 from ramet.host.doctor import examine
 from ramet.host.events import EventLog
@@ -34,10 +35,10 @@ from ramet.host.policies import MemoryPolicies
 from ramet.host.pool_keeper import PoolLimits
 from ramet.host.pools import PoolDesk
 from ramet.host.recovery import Recovery
+from ramet.host.refusing import open_inventory
 from ramet.host.rotate import Rotator
 from ramet.host.selftest import selftest
 from ramet.host.settings import Settings
-from ramet.host.sqlite_store import SqliteStore
 from ramet.host.stock import StockDesk
 from ramet.host.tasks import TaskHandle, TaskManager
 from ramet.host.trying import TryDesk
@@ -125,7 +126,7 @@ class Host:
         async with contextlib.AsyncExitStack() as stack:
             paths = StatePaths(settings.state_dir)
             paths.prepare()
-            store = await SqliteStore.open(paths.inventory)
+            store = await open_inventory(paths)
             stack.push_async_callback(store.aclose)
             inventory = await stack.enter_async_context(Inventory.open(store))
             events = await stack.enter_async_context(EventLog.open(paths.root / "events.jsonl", settings.event_history))
@@ -145,6 +146,8 @@ class Host:
             host = cls(settings, floor, tasks, events, journal, metrics)
             book.on_forgotten = host._floor.drop
             await host._begin(book)
+            copies = Copies(store, paths.records)
+            stack.push_async_callback(_ended, asyncio.create_task(copies.run(), name="copy records"))
             stack.push_async_callback(_ended, asyncio.create_task(host._serve_guests(), name="guests' requests"))
             stack.push_async_callback(_ended, asyncio.create_task(host._adopt_lost(), name="adopt lost VMs"))
             stack.push_async_callback(_ended, asyncio.create_task(host._pools.keeper.run(), name="keep pools"))

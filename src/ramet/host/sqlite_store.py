@@ -31,6 +31,9 @@ log = structlog.stdlib.get_logger(__name__)
 
 SCHEMA_VERSION = 1
 
+_REPAIR = "let 'ramet doctor --repair' put together"
+WAY_BACK = "'ramet doctor --repair' puts it together again from what is whole; VMs go on meanwhile."
+
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE entries (key TEXT PRIMARY KEY, value TEXT NOT NULL, revision INTEGER NOT NULL) WITHOUT ROWID;
@@ -55,12 +58,15 @@ class _Database:
         if found != "ok":
             raise sqlite3.DatabaseError(found)
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        tables = {row[0] for row in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if tables and not (version and {"meta", "entries"} <= tables):
+            raise sqlite3.DatabaseError("it is another program's database")
         if version == 0:
             self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
         elif version != SCHEMA_VERSION:
             raise DamagedError(
                 f"The inventory has format {version}; this version of Ramet knows format {SCHEMA_VERSION}.",
-                hint="Run the version of Ramet that wrote it.",
+                hint=f"Run the version of Ramet that wrote it, or {_REPAIR} what this one understands.",
             )
 
     def copy_to(self, path: Path) -> None:
@@ -124,8 +130,16 @@ class _Database:
         return Change(change.key, None, revision) if gone else None
 
 
-def _entry(row: tuple[str, str, int]) -> Entry:
-    return Entry(row[0], json.loads(row[1]), row[2])
+def _entry(row: tuple[Any, Any, Any]) -> Entry:
+    """SQLite vouches for its pages, not for what stands in them."""
+    key, text, revision = row
+    try:
+        value = json.loads(text)
+    except (TypeError, ValueError) as exc:
+        raise DamagedError(f"The inventory's record {key!r:.80} is damaged: {exc}.", hint=WAY_BACK) from exc
+    if not isinstance(key, str) or not isinstance(value, dict) or not isinstance(revision, int):
+        raise DamagedError(f"The inventory's record {key!r:.80} is damaged.", hint=WAY_BACK)
+    return Entry(key, value, revision)
 
 
 @dataclass(slots=True)
@@ -278,7 +292,10 @@ def _open(path: Path) -> _Database:
     try:
         database = _Database(path)
     except sqlite3.Error as exc:
-        raise _translate(exc, path) from exc
+        told = _translate(exc, path)
+        if isinstance(told, RametError):
+            raise told from exc
+        raise DamagedError(f"The inventory {path} cannot be opened: {exc}.", hint=WAY_BACK) from exc
     try:
         database.copy_to(backup_path(path))
     except (sqlite3.Error, OSError) as exc:
@@ -295,19 +312,12 @@ def _translate(exc: Exception, path: Path) -> Exception:
     """SQLite's errors in our words."""
     if not isinstance(exc, sqlite3.Error):
         return exc
-    code = getattr(exc, "sqlite_errorcode", None)
+    extended = getattr(exc, "sqlite_errorcode", None)
+    code = None if extended is None else extended & 0xFF
     if code in _FULL:
         return CapacityError("The inventory's disk is full.", hint="Make room there and try again.", path=str(path))
-    if code in _DAMAGED or (code is None and type(exc) is sqlite3.DatabaseError):
-        return DamagedError(f"The inventory {path} is damaged: {exc}.", hint=_way_back(path), path=str(path))
+    undecodable = code is None and not isinstance(exc, sqlite3.ProgrammingError)
+    if code in _DAMAGED or undecodable:
+        return DamagedError(f"The inventory {path} is damaged: {exc}.", hint=WAY_BACK, path=str(path))
     return OSError(errno.EIO, str(exc), str(path))
 
-
-def _way_back(path: Path) -> str:
-    copy, aside = backup_path(path), path.parent / "damaged"
-    if not copy.exists():
-        return f"Put a copy of your own in its place, or move {path}* away to start with an empty inventory."
-    return (
-        "Stop the daemon and put back the copy of its last good start (VMs made since are not in it): "
-        f"mkdir -p {aside} && mv {path}* {aside}/ && cp {aside / copy.name} {path}"
-    )

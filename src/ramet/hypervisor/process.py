@@ -273,6 +273,15 @@ def _is_zombie(pid: int) -> bool:
     return _stat_fields(pid)[0] in "ZX"
 
 
+def is_alive(record: Process) -> bool:
+    """Whether the process that a daemon recorded still runs, and is that one."""
+    try:
+        same = record.boot_id == boot_id() and _start_ticks(record.pid) == record.start_ticks
+        return same and not _is_zombie(record.pid)
+    except OSError:
+        return False
+
+
 def _reap(pidfd: int) -> ExitStatus:
     """The status of an ended child; an empty one when it was not our child (a fork of one that a former daemon
     launched is init's)."""

@@ -17,6 +17,11 @@ class StatePaths:
         return self.root / "inventory.db"
 
     @property
+    def records(self) -> Path:
+        """A second copy of every record of the inventory."""
+        return self.root / "records"
+
+    @property
     def layers(self) -> Path:
         return self.root / "layers"
 

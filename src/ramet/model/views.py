@@ -158,6 +158,22 @@ class CheckView(Model):
     remedy: str | None = None
 
 
+class RepairView(Model):
+    """What `ramet doctor --repair` made of an inventory."""
+
+    problem: str | None
+    """What was wrong; None when nothing was, and nothing was changed."""
+    aside: str | None
+    """The folder with the files as they were."""
+    kept: dict[str, int]
+    """Records by kind."""
+    vms: tuple[str, ...]
+    lost: tuple[str, ...]
+    altered: tuple[str, ...]
+    layers_aside: tuple[str, ...]
+    """Layers that nothing in the new inventory refers to: in the folder, too."""
+
+
 class HostView(Model):
     version: str
     state_dir: str
