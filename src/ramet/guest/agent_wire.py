@@ -25,7 +25,7 @@ def _closed() -> GuestError:
 
 
 class AgentWire:
-    """Make it with `open`, `synchronise` it once; `close` when done, and after anything raised: it is out of step then."""
+    """Make it with `open`, `synchronise` it once; `close` when done, and after anything raised, out of step then."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock

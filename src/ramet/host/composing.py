@@ -66,5 +66,6 @@ async def compose(
             chain_bound=settings.chain_bound,
             parallel_forks=settings.parallel_forks,
             zygotes=settings.zygotes,
+            clone_buffer_mib=settings.clone_buffer_mib,
         ),
     )

@@ -65,6 +65,13 @@ class Settings(Model):
         default=1.0, ge=0, description="Between two VMs that start by themselves, seconds."
     )
     parallel_forks: int = Field(default=4, ge=1, le=64, description="Clones brought up at the same time.")
+    clone_buffer_mib: int = Field(
+        default=32,
+        ge=8,
+        le=1024,
+        description="Under emulation: room for the code that a clone's QEMU has translated, MiB. It fills up, and is "
+        "memory of the clone's own; too little, and busy guests translate again and again.",
+    )
     zygotes: bool = Field(
         default=True,
         description="Fork clones from a QEMU that is linked already: faster, and smaller. Off: each clone of a lineage "

@@ -33,7 +33,9 @@ CONSOLE_LOG = "console.log"
 QEMU_LOG = "qemu.log"
 EVENT_LOG = "events.log"
 
-QEMU_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
+QEMU_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "262144"}
+"""One heap for all threads of QEMU: each heap keeps what was freed in it, and its threads hardly ever allocate at once.
+A fixed threshold: by default libc raises it to twice the largest block it has freed."""
 
 _NEGOTIATE = b'{"execute":"qmp_capabilities"}\n'
 _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT
@@ -99,6 +101,7 @@ def build_plan(
     paused: bool = False,
     seccomp: bool = True,
     owner_uid: int | None = None,
+    buffer_mib: int = board.TCG_BUFFER_MIB,
 ) -> LaunchPlan:
     """Open what a QEMU needs and write its command line.
 
@@ -106,7 +109,7 @@ def build_plan(
     here, which takes their lock only in QEMU. `nic_backends`: one per NIC; taps become the plan's. `native` None makes
     a VM that cannot be forked. `generation` is its VM generation id, None for a machine without. `incoming` ("defer")
     waits for a state; `paused` stops the guest at its first instruction. `owner_uid` may ask the library for forks,
-    beside root and QEMU's own user (default: this process's).
+    beside root and QEMU's own user (default: this process's). `buffer_mib`: room for translated code under emulation.
 
     Raises UnsupportedError when this QEMU lacks a device, UsageError for a path too long, OSError as it comes. On
     failure everything opened is closed, the taps too.
@@ -115,7 +118,7 @@ def build_plan(
     try:
         taps = {b.nic_id: None if b.tap_fd is None else table.add(b.tap_fd) for b in nic_backends}
         check_devices(machine, qemu)
-        builder = _Builder(machine, qemu, accelerator, run_dir, log_dir, tuple(chains), table, generation)
+        builder = _Builder(machine, qemu, accelerator, run_dir, log_dir, tuple(chains), table, generation, buffer_mib)
         argv = builder.hardware(taps)
         if not forked and incoming is None and machine.kernel is not None:
             argv += builder.kernel()
@@ -165,6 +168,7 @@ class _Builder:
     chains: tuple[DiskChain, ...]
     table: DescriptorTable
     generation: str | None = None
+    buffer_mib: int = board.TCG_BUFFER_MIB
     ram_fd: int = -1
     _sets: int = 0
 
@@ -175,7 +179,7 @@ class _Builder:
         return [
             *misc.behaviour(machine),
             *board.board(machine, self.qemu, flash=flash),
-            *board.processor(machine, self.qemu, self.accelerator),
+            *board.processor(machine, self.qemu, self.accelerator, self.buffer_mib),
             *memory.ram(machine, self.ram_fd),
             *misc.identity(machine),
             *misc.generation(self.qemu, self.generation),

@@ -72,6 +72,8 @@ class Limits:
     chain_bound: int = 8
     recent_stuns: int = 8
     parallel_forks: int = 4
+    clone_buffer_mib: int = 32
+    """Room for the code that a clone's QEMU translates under emulation."""
     zygotes: bool = True
     """Fork clones from a QEMU that is linked already."""
 

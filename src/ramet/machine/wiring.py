@@ -6,6 +6,7 @@ import asyncio
 import os
 
 from ramet.errors import NotFoundError
+from ramet.hypervisor.arguments.machine import TCG_BUFFER_MIB
 from ramet.hypervisor.blocknodes import DiskChain, LayerFile
 from ramet.hypervisor.plan import LaunchPlan, NicBackend, build_plan
 from ramet.machine.live import LiveMachine
@@ -97,4 +98,5 @@ def _plan(live: LiveMachine, taps: dict[str, OpenTap], forked: bool, incoming: b
         generation=live.vm.generation,
         incoming="defer" if incoming else None,
         paused=True,
+        buffer_mib=rooms.limits.clone_buffer_mib if forked else TCG_BUFFER_MIB,
     )

@@ -8,7 +8,8 @@ from ramet.model.machine import Accelerator, Machine
 
 TCG_BUFFER_MIB = 64
 """Translated code, private to each QEMU and filled as the guest runs. Measured on the boot of a Debian kernel: 32 takes
-8 % more work and 36 MiB less memory, 16 a quarter more work; above 64 nothing is gained. QEMU's default is 1 GiB."""
+8 % more work and 36 MiB less memory, 16 a quarter more work; above 64 nothing is gained. QEMU's default is 1 GiB. A
+clone, which has booted, gets what the setting clone_buffer_mib says."""
 
 TCG_CPU = "qemu64"
 """An AMD model, which guests take for free of Meltdown: no page table isolation, which is dear to emulate."""
@@ -47,11 +48,12 @@ def board(machine: Machine, qemu: Qemu, *, flash: dict[str, str]) -> list[str]:
     ]
 
 
-def processor(machine: Machine, qemu: Qemu, accelerator: Accelerator) -> list[str]:
+def processor(machine: Machine, qemu: Qemu, accelerator: Accelerator, buffer_mib: int = TCG_BUFFER_MIB) -> list[str]:
+    """`buffer_mib`: room for translated code under emulation."""
     if accelerator is Accelerator.KVM:
         accel = ["-accel", "kvm"]
     else:
-        accel = listed("-accel", "tcg", thread="multi", tb_size=TCG_BUFFER_MIB)
+        accel = listed("-accel", "tcg", thread="multi", tb_size=buffer_mib)
     return [*accel, "-cpu", cpu_model(machine, qemu, accelerator)]
 
 
