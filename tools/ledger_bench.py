@@ -1,4 +1,4 @@
-"""``python -m bench.ledger [--processes 200] [--mappings 330] [--minutes 1]``
+"""``python tools/ledger_bench.py [--processes 200] [--mappings 330] [--minutes 1]``
 
 What the ledger of memory costs, without a guest: processes that share anonymous memory as clones do, each with as many
 mappings as a QEMU has, of which some write all the time; and the daemon's own sampler over them. Prints the share of
@@ -33,7 +33,7 @@ PERIOD_S = 10.0
 
 
 def options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench.ledger")
+    parser = argparse.ArgumentParser(prog="python tools/ledger_bench.py")
     parser.add_argument("--processes", type=int, default=200)
     parser.add_argument("--mappings", type=int, default=330, help="of each process; a QEMU 7.2 has so many")
     parser.add_argument("--resident", type=int, default=64, metavar="MIB", help="guest RAM that is there, of 256")

@@ -1,1 +1,0 @@
-"""Measurements: ratios within one run, on whatever machine this is. Nothing here is asserted."""
