@@ -63,6 +63,15 @@ async def test_connect_tcp_reaches_a_guest(tmp_path: Path) -> None:
 
 
 @needs_privilege
+async def test_a_guest_that_has_no_address_yet_is_asked_for_it_ten_times_a_second(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        network = await lab.networks.ensure(Network(name="a", cidr="10.99.0.0/24"))
+        assert network.bridge is not None
+        path = Path("/proc/sys/net/ipv4/neigh") / network.bridge / "retrans_time_ms"
+        assert (await lab.networks._thread.run(path.read_text)).strip() == "100"
+
+
+@needs_privilege
 async def test_a_tap_is_opened_moved_and_gone_with_its_descriptor(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
         networks = lab.networks
