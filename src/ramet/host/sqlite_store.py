@@ -34,7 +34,7 @@ SCHEMA_VERSION = 1
 _REPAIR = "let 'ramet doctor --repair' put together"
 WAY_BACK = "'ramet doctor --repair' puts it together again from what is whole; VMs go on meanwhile."
 
-_SCHEMA = """
+SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE entries (key TEXT PRIMARY KEY, value TEXT NOT NULL, revision INTEGER NOT NULL) WITHOUT ROWID;
 INSERT INTO meta VALUES ('revision', 0);
@@ -62,7 +62,7 @@ class _Database:
         if tables and not (version and {"meta", "entries"} <= tables):
             raise sqlite3.DatabaseError("it is another program's database")
         if version == 0:
-            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+            self._db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
         elif version != SCHEMA_VERSION:
             raise DamagedError(
                 f"The inventory has format {version}; this version of Ramet knows format {SCHEMA_VERSION}.",
