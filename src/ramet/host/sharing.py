@@ -43,6 +43,7 @@ LOOK_EVERY_S = 10.0
 ASK_TIMEOUT_S = 5.0
 UNMERGE_TIMEOUT_S = 300.0
 LOCK_PATIENCE_S = 10.0
+FORGET_S = 5.0
 
 
 class Kept(Model):
@@ -220,9 +221,20 @@ class SharingDesk:
                 await self._unmerge(directory)
         kept = self._kept()
         if kept is not None and kept.boot_id == boot_id():
+            await self._let_it_forget()
             await asyncio.to_thread(self._put_back, kept)
         await self._keep(None)
         self._floor.rooms.book.emit("host.page-sharing", "Pages are shared inside lineages only.", mode="off")
+
+    async def _let_it_forget(self) -> None:
+        """What the kernel noted about pages that it looked at, 1.5 % of their size, is freed when ksmd comes by again:
+        were it stopped at once, that would stay, and its counters with it."""
+        deadline = time.monotonic() + FORGET_S
+        began = await asyncio.to_thread(self._ksm.counters)
+        while time.monotonic() < deadline and self._ksm.is_running:
+            await asyncio.sleep(0.05)
+            if (await asyncio.to_thread(self._ksm.counters)).full_scans >= began.full_scans + 2:
+                return
 
     async def _unmerge(self, directory: Path) -> None:
         """Under the VM's lock: a stun would wait for the library, which is busy; and no fork begins merged after it."""

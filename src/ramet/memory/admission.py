@@ -161,7 +161,7 @@ class Admission:
     def _account(self, available: int, promised: int) -> str:
         keep = f"{format_bytes(self.reserve_bytes)} stays free"
         if not promised:
-            return f"{format_bytes(available)} is available, of which {keep}"
+            return f"{format_bytes(available)} is available, and {keep}"
         why = "may come to" if self.policy is Policy.WORST_CASE else "are expected to"
         return (
             f"{format_bytes(available)} is available, the VMs that run {why} want {format_bytes(promised)}, and {keep}"

@@ -112,7 +112,8 @@ class House:
 
 
 @pytest_asyncio.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
+async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
+    monkeypatch.setattr(sharing, "FORGET_S", 0.0)
     store = await SqliteStore.open(tmp_path / "inventory.db")
     (tmp_path / "run").mkdir()
     try:
