@@ -64,8 +64,8 @@ class MemorySampler:
         while True:
             try:
                 await self.round()
-            except (RametError, OSError) as exc:
-                log.warning("memory was not measured", error=str(exc))
+            except Exception:  # a bug of ours in one reading must not end the measuring of all
+                log.exception("memory was not measured")
                 await asyncio.sleep(self._limits.every_s)
 
     async def round(self) -> None:
