@@ -40,6 +40,7 @@ from ramet.cli.session import Session
 from ramet.errors import ConflictError, DeadlineError, GuestError, RametError
 from ramet.model.host import Task
 from ramet.model.machine import VmState
+from ramet.model.memory import MemoryCounters
 from ramet.model.requests import BuildImage, CloneVm, CreateVm, Exec, NicRequest
 from ramet.model.views import CloneResult, MemoryView
 
@@ -112,6 +113,8 @@ class Show:
     made: list[str] = field(default_factory=list)
     """Names of VMs that exist because of us, for whoever clears the stage."""
     memory: dict[str, MemoryView] = field(default_factory=dict)
+    spent: MemoryCounters = field(default_factory=MemoryCounters)
+    """By all of them, and by those that hold memory for clones to come."""
     clones: list[CloneResult] = field(default_factory=list)
     faces: list[Face] = field(default_factory=list)
     token: str = field(default_factory=lambda: secrets.token_hex(8))
@@ -264,6 +267,7 @@ class Show:
             memory = self.client.show_vm(birth.name).memory
             if memory is not None:
                 self.memory[birth.name] = memory
+        self.spent = self.client.memory(now=True).totals
 
     def _delete_source(self) -> None:
         self._scene("Delete the source: nobody depends on it", f"ramet vm rm --force {SOURCE}")
@@ -308,10 +312,10 @@ class Show:
             for name, m in self.memory.items()
         ]
         self._table(columns, rows)
-        real = sum(m.proportional_bytes for m in self.memory.values())
+        real = self.spent.unique_bytes + self.spent.common_bytes
         configured = sum(m.configured_bytes for m in self.memory.values())
         resident = sum(m.resident_bytes for m in self.memory.values())
-        overhead = sum(m.process_overhead_bytes for m in self.memory.values())
+        overhead = self.spent.overhead_bytes + self.spent.page_tables_bytes
         self._tell(f"{len(self.memory)} machines with {size(configured)} of memory see {size(resident)} of it in use.")
         self._tell(f"The host gave {size(real)} for that, and {size(overhead)} for the QEMU processes themselves.")
 

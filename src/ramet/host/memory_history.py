@@ -9,6 +9,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 
 from ramet.model.memory import MemoryCounters, MemoryPoint
 
@@ -16,6 +17,8 @@ HOST = ""
 """The series of all together."""
 _MOST = 512
 _FIELDS = ("resident_bytes", "unique_bytes", "common_bytes", "saved_bytes", "overhead_bytes")
+_values = attrgetter(*_FIELDS)
+_NOTHING = array("I", [0] * len(_FIELDS))
 _MOST_KIB = (1 << 32) - 1
 
 
@@ -106,6 +109,6 @@ class MemoryRecord:
 
 def _packed(found: MemoryCounters | None) -> array[int]:
     if found is None:
-        return array("I", [0]) * len(_FIELDS)
-    values = found.changed(overhead_bytes=found.overhead_bytes + found.page_tables_bytes)
-    return array("I", (min(getattr(values, name) >> 10, _MOST_KIB) for name in _FIELDS))
+        return _NOTHING
+    *counters, overhead = _values(found)
+    return array("I", [min(value >> 10, _MOST_KIB) for value in (*counters, overhead + found.page_tables_bytes)])

@@ -10,6 +10,7 @@ half, and nobody's by the other half.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import attrgetter
 
 from ramet.model.memory import MemoryCounters
 from ramet.model.views import MemoryView
@@ -33,12 +34,10 @@ def counters(view: MemoryView, *, runs_guest: bool = True) -> MemoryCounters:
 
 
 FIELDS = tuple(MemoryCounters.model_fields)
+_values = attrgetter(*FIELDS)
 
 
 def total(parts: Iterable[MemoryCounters]) -> dict[str, int]:
-    """The sums, by field: for `MemoryCounters` and what is made of them."""
-    sums = dict.fromkeys(FIELDS, 0)
-    for part in parts:
-        for name in FIELDS:
-            sums[name] += getattr(part, name)
-    return sums
+    """The sums, by field: for `MemoryCounters` and what is made of them. Quick: a request for a clone waits for it."""
+    columns = list(zip(*map(_values, parts), strict=True)) or [()] * len(FIELDS)
+    return dict(zip(FIELDS, map(sum, columns), strict=True))

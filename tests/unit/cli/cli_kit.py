@@ -279,8 +279,7 @@ class FakeClient:
         self._note("memory", tuple(refs), now)
         for ref in refs:
             self._find(ref)
-        assert self.host_memory is not None
-        return self.host_memory
+        return self.host_memory or HostMemory(at=NOW, total_bytes=0, available_bytes=0)
 
     def memory_history(self, ref: str | None = None, span: str = "hour") -> MemoryHistory:
         self._note("memory_history", ref, span)

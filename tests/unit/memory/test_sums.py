@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ramet.memory.ledger import measure
@@ -24,6 +24,7 @@ def measured(pages: list[frozenset[int]]) -> list[MemoryView]:
     return [measure(text, SIZE) for text in ram_texts(SIZE, pages, PROCESSES).values()]
 
 
+@settings(deadline=None)
 @given(worlds)
 def test_unique_and_common_are_the_pages_that_are_there(pages: list[frozenset[int]]) -> None:
     views = measured(pages)
@@ -34,6 +35,7 @@ def test_unique_and_common_are_the_pages_that_are_there(pages: list[frozenset[in
     assert sums.unique_bytes + sums.common_bytes <= sum(view.proportional_bytes for view in views) + CUT
 
 
+@settings(deadline=None)
 @given(worlds)
 def test_saved_is_what_sharing_spares_the_host(pages: list[frozenset[int]]) -> None:
     sums = MemoryCounters(**total(map(counters, measured(pages))))
@@ -43,6 +45,7 @@ def test_saved_is_what_sharing_spares_the_host(pages: list[frozenset[int]]) -> N
     assert sums.resident_bytes == sums.unique_bytes + sums.shared_bytes
 
 
+@settings(deadline=None)
 @given(worlds, st.integers(0, PROCESSES - 1))
 def test_what_a_process_gives_back_when_it_goes_is_what_was_unique_to_it(
     pages: list[frozenset[int]], gone: int
@@ -54,6 +57,7 @@ def test_what_a_process_gives_back_when_it_goes_is_what_was_unique_to_it(
     assert abs(given_back - view.unique_bytes) <= CUT
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([3, 17, 1 << 40]), max_size=6))
 def test_sums_of_lineages_are_the_hosts(sizes: list[int]) -> None:
     parts = [MemoryCounters(**dict.fromkeys(FIELDS, size)) for size in sizes]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ramet.memory.reading import PAGE
@@ -64,6 +64,7 @@ standing = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(standing, max_size=20, unique_by=lambda one: one.id))
 def test_whoever_waits_too_long_gets_its_turn(standings: list[Standing]) -> None:
     order = in_turn(standings)
