@@ -44,6 +44,13 @@ class Daemon:
         self._client = Client.connect(self.state_dir, start_daemon=False)
         return self._client
 
+    def refuses(self) -> str:
+        """Why it does not start."""
+        argv = [sys.executable, "-P", "-m", "ramet.serve", "--state", str(self.state_dir)]
+        ended = subprocess.run(argv, capture_output=True, text=True, timeout=WAIT_S, check=False)
+        assert ended.returncode == 1, ended
+        return ended.stderr.splitlines()[-1]
+
     def _hang_up(self) -> None:
         if self._client is not None:
             self._client.close()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -63,6 +67,31 @@ def test_killed_while_cloning_a_running_vm(daemon: Daemon, step: str) -> None:
     remove_clones(client)
     finish(client, client.clone_vm("source", CloneVm(names=("kid",), bare=True)))
     is_whole(client, "kid")
+    remove_clones(client)
+    daemon.stop()
+
+
+@pytest.mark.parametrize("damage", ["overwritten", "gone"])
+def test_a_vm_runs_on_while_the_inventory_is_repaired(daemon: Daemon, damage: str) -> None:
+    client = daemon.start()
+    finish(client, client.clone_vm("source", CloneVm(names=("kid",), bare=True)))
+    pids = {vm.name: vm.pid for vm in client.list_vms()}
+    daemon.kill()
+    inventory = daemon.state_dir / "inventory.db"
+    if damage == "gone":
+        inventory.unlink()
+    else:
+        inventory.write_bytes(os.urandom(inventory.stat().st_size))
+    assert "ramet doctor --repair" in daemon.refuses()
+    argv = [sys.executable, "-P", "-m", "ramet.cli", "doctor", "--repair", "--state", str(daemon.state_dir)]
+    printed = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert "kid, source" in printed
+    client = daemon.start()
+    assert {vm.name: vm.pid for vm in client.list_vms()} == pids
+    is_whole(client, "source")
+    is_whole(client, "kid")
+    inventory_is_true(client, daemon, {"source", "kid"})
+    shutil.rmtree(next(daemon.state_dir.glob("damaged-*")))
     remove_clones(client)
     daemon.stop()
 

@@ -200,9 +200,11 @@ async def thaw(live: LiveMachine) -> None:
     async with live.rooms.book.operation("thaw", live.id, {"moment_id": moment_id}):
         reach("thaw.journalled")
         await live.qmp.cont()
-        reach("thaw.continued")
-        await live.thawed()
-        await live.move(Operation.THAW, moment_id=None)
+        try:
+            reach("thaw.continued")
+            await live.thawed()
+        finally:  # it runs, whatever else happens
+            await live.move(Operation.THAW, moment_id=None)
         await blocks.seal(live)
         if moment_id is not None:
             await live.rooms.book.drop_moment(moment_id)

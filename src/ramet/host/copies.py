@@ -127,7 +127,7 @@ def read_copies(folder: Path) -> dict[str, Copied]:
     for kind in KINDS:
         for path in sorted((folder / kind).glob(f"*{_SUFFIX}")):
             key = f"{kind}/{unquote(path.name.removesuffix(_SUFFIX))}"
-            with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
                 if path.stat().st_size <= 2 * MAX_VALUE_BYTES:
                     data = json.loads(path.read_text())
                     if data["key"] == key and isinstance(data["value"], dict):

@@ -148,7 +148,7 @@ def _take(found: dict[str, Found], origin: str, key: object, text: object, revis
     """Keep a row that is a record; else say what it is."""
     try:
         value = json.loads(text)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         return f"the record {key!r:.80} is not JSON"
     if not isinstance(key, str) or not isinstance(value, dict) or not isinstance(revision, int):
         return f"the record {key!r:.80} is none"

@@ -135,7 +135,7 @@ def _entry(row: tuple[Any, Any, Any]) -> Entry:
     key, text, revision = row
     try:
         value = json.loads(text)
-    except (TypeError, ValueError) as exc:
+    except (TypeError, ValueError, RecursionError) as exc:
         raise DamagedError(f"The inventory's record {key!r:.80} is damaged: {exc}.", hint=WAY_BACK) from exc
     if not isinstance(key, str) or not isinstance(value, dict) or not isinstance(revision, int):
         raise DamagedError(f"The inventory's record {key!r:.80} is damaged.", hint=WAY_BACK)

@@ -62,7 +62,7 @@ def _parse(line: bytes) -> dict[str, Any]:
         return {}
     try:
         message = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return message if isinstance(message, dict) else {}
 
@@ -72,5 +72,5 @@ def _ending(message: dict[str, Any]) -> Ending | None:
         stamp = message["timestamp"]
         at = stamp["seconds"] + stamp["microseconds"] / 1e6
         return Ending(str(message["data"]["reason"]), bool(message["data"]["guest"]), float(at))
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, OverflowError):
         return None

@@ -1,0 +1,1 @@
+"""Fuzzing of everything that parses bytes from guests or from disk; see ``targets`` and ``python -m tests.fuzz``."""
