@@ -92,44 +92,48 @@ def _watch(session: Session, names: Sequence[str], now: bool) -> None:
 
 
 _COUNTERS = ("configured", "resident", "unique", "shared", "common", "saved", "overhead", "page_tables", "spent")
+_NARROW = ("resident", "unique", "common", "saved", "spent")
+"""What is left of them on a terminal that is not wide enough for all."""
+_WIDE = 120
 _TITLES = {"page_tables": "tables"}
 
 
 def _table(out: Output, view: HostMemory) -> None:
+    names = _NARROW if out.terminal and out.console().width < _WIDE else _COUNTERS
     columns = [Column("name"), Column("kind", style="dim")]
-    columns += [Column(_TITLES.get(name, name), right=True) for name in _COUNTERS]
+    columns += [Column(_TITLES.get(name, name), right=True) for name in names]
     columns.append(Column("age", right=True, style="dim"))
     if out.quiet:
-        out.table(columns, [_row(row, view.at) for row in view.rows])
+        out.table(columns, [_row(row, names, view.at) for row in view.rows])
         return
-    out.table(columns, _rows(view), empty="No VM is on.")
+    out.table(columns, _rows(view, names), empty="No VM is on.")
     if view.unread:
         out.note(f"{view.unread} not measured yet: they are in no sum. Measure all now: ramet memory --now")
 
 
-def _rows(view: HostMemory) -> list[list[Cell | str]]:
+def _rows(view: HostMemory, names: Sequence[str]) -> list[list[Cell | str]]:
     """Each lineage's processes, and its sum where there are several; in the end the host's."""
     rows: list[list[Cell | str]] = []
     for lineage in view.lineages:
         members = [row for row in view.rows if row.lineage_id == lineage.id]
-        rows += [_row(row, view.at) for row in members]
+        rows += [_row(row, names, view.at) for row in members]
         if lineage.processes > 1:
-            rows.append(_sum(f"lineage of {lineage.name}", f"{lineage.processes}", lineage, "cyan"))
+            rows.append(_sum(f"lineage of {lineage.name}", f"{lineage.processes}", _cells(lineage, names), "cyan"))
     if len(view.rows) > 1 and len(view.rows) == sum(lineage.processes for lineage in view.lineages):
-        rows.append(_sum("all", f"{len(view.rows)}", view.totals, "bold"))
+        rows.append(_sum("all", f"{len(view.rows)}", _cells(view.totals, names), "bold"))
     return rows
 
 
-def _row(row: MemoryRow, now: float) -> list[Cell | str]:
-    return [Cell(row.name, "bold"), row.kind.value, *_cells(row), duration(now - row.measured_at)]
+def _row(row: MemoryRow, names: Sequence[str], now: float) -> list[Cell | str]:
+    return [Cell(row.name, "bold"), row.kind.value, *_cells(row, names), duration(now - row.measured_at)]
 
 
-def _sum(name: str, count: str, counters: MemoryCounters, style: str) -> list[Cell | str]:
-    return [Cell(name, style), count, *(Cell(text, style) for text in _cells(counters)), ""]
+def _sum(name: str, count: str, texts: Sequence[str], style: str) -> list[Cell | str]:
+    return [Cell(name, style), count, *(Cell(text, style) for text in texts), ""]
 
 
-def _cells(counters: MemoryCounters) -> list[str]:
-    return [size(getattr(counters, f"{name}_bytes")) for name in _COUNTERS]
+def _cells(counters: MemoryCounters, names: Sequence[str]) -> list[str]:
+    return [size(getattr(counters, f"{name}_bytes")) for name in names]
 
 
 # -- history -------------------------------------------------------------------------------------------------------

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
 
+from ramet.cli.memory import _table as memory_table
 from ramet.cli.memory import sparkline
+from ramet.cli.output import Output
 from ramet.model.memory import (
     HostMemory,
     LineageMemory,
@@ -70,6 +73,16 @@ def test_of_some_vms_the_host_is_not_summed_up(client: FakeClient) -> None:
     result = run(client, "memory", "web", "--now")
     assert client.asked("memory") == [(("web",), True)]
     assert [line.split()[0] for line in result.stdout.splitlines()] == ["NAME", "web", "lineage"]
+
+
+def test_on_a_narrow_terminal_some_columns_are_left_out() -> None:
+    written = io.StringIO()
+    memory_table(Output(terminal=True, width=80, stdout=written), VIEW)
+    assert "spent" in written.getvalue()
+    assert "configured" not in written.getvalue()
+    wide = io.StringIO()
+    memory_table(Output(terminal=True, width=160, stdout=wide), VIEW)
+    assert "configured" in wide.getvalue()
 
 
 def test_as_json_all_of_it_is_there(client: FakeClient) -> None:
