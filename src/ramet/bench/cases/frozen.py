@@ -12,7 +12,7 @@ POOLED = "ramet, pooled"
 
 def frozen(stage: Stage, outcome: Outcome) -> None:
     """A clone of a frozen VM, beside the bare mechanism, a template of memory, and loadvm."""
-    guest, rounds = usual_guest(stage), 5 if stage.quick else 30
+    guest, rounds = usual_guest(stage), 3 if stage.quick else 30
     outcome.guest, figures = guest.text, outcome.figures
     with ground(stage, figures, guest) as here:
         bare_source = here.bare_source()
@@ -27,7 +27,7 @@ def frozen(stage: Stage, outcome: Outcome) -> None:
             )
         bare_source.end()
         stage.tell("savevm and loadvm")
-        here.saved_clones(2 if stage.quick else 5)
+        here.saved_clones(1 if stage.quick else 5)
     outcome.targets = [
         figures.ratio("request to running ÷ the bare mechanism's whole clone", f"{RAMET}: running",
                       f"{BARE}: whole clone", 1.0),
@@ -36,7 +36,7 @@ def frozen(stage: Stage, outcome: Outcome) -> None:
 
 def pooled(stage: Stage, outcome: Outcome) -> None:
     """A clone that is ready, beside one that has to be grown, and beside a template of memory."""
-    guest, rounds = usual_guest(stage), 5 if stage.quick else 40
+    guest, rounds = usual_guest(stage), 3 if stage.quick else 40
     outcome.guest, figures = guest.text, outcome.figures
     with ground(stage, figures, guest) as here, Template(here.pattern, "template", BOOT_S) as template:
         stage.freeze(here.source)

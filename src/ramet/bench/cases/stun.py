@@ -17,6 +17,7 @@ from ramet.bench.cases.ground import (
     write_a_little,
 )
 from ramet.bench.figures import Figures, Target
+from ramet.bench.hand import bare
 from ramet.bench.hand.writer import make_busy
 from ramet.bench.outcome import Outcome
 from ramet.bench.shell import Shell
@@ -59,6 +60,7 @@ def _stun(stage: Stage, outcome: Outcome, guest: Guest, busy_mib: int, rounds: i
         def ours(number: int) -> None:
             write_a_little(here.shell, number)
             here.ramet_clone(RAMET)
+            _note_parts(figures, stage.client.show_vm(here.source))
 
         stage.tell(f"{rounds} live clones in each way")
         take_turns(rounds, ours, lambda number: here.bare_clone(by_hand, number))
@@ -67,6 +69,12 @@ def _stun(stage: Stage, outcome: Outcome, guest: Guest, busy_mib: int, rounds: i
         figures.ratio("stun ÷ the bare mechanism's, median", *pair, 1.3),
         figures.ratio("95th percentile ÷ the bare mechanism's median", *pair, 2.0, quantile="p95"),
     ]
+
+
+def _note_parts(figures: Figures, view: VmView) -> None:
+    """Where the time of the last stun went, as the VM's record has it."""
+    for part in bare.STUN_PARTS:
+        figures.add(f"{RAMET}: stun, {part}", getattr(view.stuns[-1], f"{part}_ms"))
 
 
 def fifty(stage: Stage, outcome: Outcome) -> None:

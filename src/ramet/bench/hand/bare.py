@@ -14,6 +14,8 @@ from ramet.bench.hand.machine import HandMachine, Pattern, make_overlay, memory_
 from ramet.hypervisor.blocknodes import DiskChain, LayerFile, format_node
 from ramet.hypervisor.fork import ForkClient, ForkRequest
 
+STUN_PARTS = ("stop", "snapshot", "state", "fork", "resume")
+
 _FORK_S = 30.0
 _BOTH_SHARED = {"driver": "qcow2", "read-only": False, "discard": "unmap"}
 
@@ -23,13 +25,16 @@ class BareTimes:
     """Milliseconds of one clone by hand. `whole` is what lies between the source's stop and the clone's first run."""
 
     stun: float
+    parts: dict[str, float]
+    """Of the stun, as Ramet's own are parted."""
     fork: float
     qemu: float
     load: float
     whole: float
 
     def by_step(self) -> dict[str, float]:
-        return {"stun": self.stun, "fork": self.fork, "qemu": self.qemu, "load": self.load, "whole clone": self.whole}
+        steps = {"fork": self.fork, "qemu": self.qemu, "load": self.load, "whole clone": self.whole}
+        return {"stun": self.stun, **{f"stun, {part}": took for part, took in self.parts.items()}, **steps}
 
 
 def launch_source(pattern: Pattern, name: str) -> HandMachine:
@@ -47,19 +52,25 @@ def clone(source: HandMachine, name: str) -> tuple[HandMachine, BareTimes]:
     with memory_file() as state, ForkClient.connect(source.run_dir.fork, _FORK_S) as fork:
         with plan, plan.stdio() as stdio:
             request = ForkRequest(plan.argv, plan.env, (*stdio, *plan.table.fds), plan.name)
-            began = time.monotonic()
+            laps = [time.monotonic()]
             source.monitor("stop")
+            laps.append(time.monotonic())
             _snapshot(source, tops)
+            laps.append(time.monotonic())
             source.monitor.save_state(state)
+            laps.append(time.monotonic())
             reply = fork.start_fork(request)
+            laps.append(time.monotonic())
             source.monitor("cont")
-            resumed = time.monotonic()
+            laps.append(time.monotonic())
+            began, resumed = laps[0], laps[-1]
             made = pattern.born(name, reply.pid, reply.pidfd, chains)
             fork.finish_fork()
         up, running = wake(made, state)
     source.chains = tops
     times = BareTimes(
         stun=(resumed - began) * 1000,
+        parts={part: (end - start) * 1000 for part, start, end in zip(STUN_PARTS, laps, laps[1:], strict=False)},
         fork=reply.fork_ms,
         qemu=(up - resumed) * 1000,
         load=(running - up) * 1000,
