@@ -58,22 +58,34 @@ def soak(
     furnish: Furnish | None = None,
     samples: int | None = None,
 ) -> Report:
-    """One soak, from an empty state folder to none at all. Raises RametError when it cannot begin."""
+    """One soak, from an empty state folder to none at all; Ctrl-C ends it with what it has found.
+
+    Raises RametError when it cannot begin.
+    """
     kind = "cycles" if cycles else "mixed"
     with log.open("w") as file:
         with own_stage(tell, *([furnish] if furnish else [])) as stage:
             life = Life(stage, kind, seed, file)
             life.begin()
-            if cycles:
-                Cycles(life, cycles, *([samples] if samples else [])).run()
-            else:
-                Walk(life, (minutes or DEFAULT_MINUTES) * 60, replay).run()
+            try:
+                _live(life, minutes, cycles, replay, samples)
+            except KeyboardInterrupt:
+                life.stage.tell("It was interrupted; this is what it found until then.")
             life.doing = "the end"
             if life.problems:
                 log.with_suffix(".daemon.log").write_bytes(stage.log.read_bytes())
         left = leaks.left_behind(stage.state_dir) + [str(path) for path in census.control_groups(life.ids)]
         life.problems += [Problem(step="the end", what=f"left behind: {what}") for what in left]
         return life.report(str(log))
+
+
+def _live(
+    life: Life, minutes: float | None, cycles: int | None, replay: Sequence[Step] | None, samples: int | None
+) -> None:
+    if cycles:
+        Cycles(life, cycles, *([samples] if samples else [])).run()
+    else:
+        Walk(life, (minutes or DEFAULT_MINUTES) * 60, replay).run()
 
 
 def read_steps(log: Path) -> list[Step]:
