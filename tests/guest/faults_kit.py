@@ -352,11 +352,18 @@ def _pool_is_full(stage: Stage) -> bool:
 
 
 async def _grow_pool(stage: Stage) -> None:
+    before = {task.id for task in stage.host.tasks.list()}
+
+    def failures() -> list[Task]:
+        refills = [task for task in stage.host.tasks.list() if task.kind == "pool.refill" and task.id not in before]
+        return [task for task in refills if task.error is not None]
+
     await _set_pool(stage)
-    await stage.until(lambda: _pool_is_full(stage) or not stage.source.vm.frozen, "the pool is full")
-    for task in stage.host.tasks.list():  # of the first refill, which met the fault
-        if task.kind == "pool.refill" and task.error is not None and task.created_at > stage.source.vm.created_at:
-            raise from_dict(task.error)
+    await stage.until(
+        lambda: _pool_is_full(stage) or not stage.source.vm.frozen or bool(failures()), "the pool is full, or says why"
+    )
+    for task in failures():
+        raise from_dict(task.error or {})
 
 
 async def _full_pool(stage: Stage) -> None:

@@ -202,13 +202,17 @@ async def thaw(live: LiveMachine) -> None:
         await live.qmp.cont()
         try:
             reach("thaw.continued")
-            await live.thawed()
         finally:  # it runs, whatever else happens
-            await live.move(Operation.THAW, moment_id=None)
-        await blocks.seal(live)
-        if moment_id is not None:
-            await live.rooms.book.drop_moment(moment_id)
-        live.guest.thaw()
+            await _thawed(live, moment_id)
+
+
+async def _thawed(live: LiveMachine, moment_id: str | None) -> None:
+    await live.thawed()
+    await live.move(Operation.THAW, moment_id=None)
+    await blocks.seal(live)
+    if moment_id is not None:
+        await live.rooms.book.drop_moment(moment_id)
+    live.guest.thaw()
 
 
 def _write_moment(live: LiveMachine, moment: Moment, device_state: bytes) -> None:
