@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from ramet.api import Client
-from ramet.errors import RametError
+from ramet.errors import DeadlineError, RametError
 from ramet.machine.steps import (
     CLONE_STEPS,
     FREEZE_STEPS,
@@ -22,7 +23,7 @@ from ramet.machine.steps import (
 )
 from ramet.model.identity import IdentityState
 from ramet.model.requests import BuildImage, CloneVm, CreateVm, DiskRequest, NicRequest
-from tests.guest.daemon_kit import Daemon, finish, inventory_is_true, is_whole, own_daemon, sh, until_killed
+from tests.guest.daemon_kit import Daemon, finish, inventory_is_true, is_whole, own_daemon, sh, until, until_killed
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,15 @@ def make(client: Client, name: str) -> None:
         start=True,
     )
     finish(client, client.create_vm(request))
+    until(lambda: answers(client, name))
     sh(client, name, "mke2fs -q /dev/vda >/dev/null 2>&1; mkdir -p /d; mount /dev/vda /d; echo 0 > /d/n; sync", 120)
+
+
+def answers(client: Client, name: str) -> bool:
+    """A guest that boots beside others takes its time."""
+    with contextlib.suppress(DeadlineError):
+        return sh(client, name, "echo yes") == "yes"
+    return False
 
 
 def remove_clones(client: Client) -> None:

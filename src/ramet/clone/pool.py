@@ -199,11 +199,13 @@ async def drop(member: LiveMachine) -> None:
         await member.detach()
         await asyncio.to_thread(member.unconfine)
         await rooms.book.forget(member.id)
-        reach("pool.forgotten")
-        for disk in member.vm.machine.disks:
-            rooms.layers.remove(disk.layer)
-        for directory in (rooms.paths.vm(member.id), rooms.paths.vm_run(member.id)):
-            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+        try:
+            reach("pool.forgotten")
+        finally:  # nobody would look for them any more
+            for disk in member.vm.machine.disks:
+                rooms.layers.remove(disk.layer)
+            for directory in (rooms.paths.vm(member.id), rooms.paths.vm_run(member.id)):
+                await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 
 
 async def _end(member: LiveMachine) -> None:

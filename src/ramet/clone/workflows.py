@@ -169,8 +169,8 @@ async def _freeze(live: LiveMachine, moment_id: str, *, trust_pristine: bool) ->
     turns = moments.plan_turns(live, moment_id, trust_pristine=trust_pristine)
     machine = live.vm.machine
     taken = await moments.take(live, turns, [], hold=True)
-    reach("freeze.taken")
     try:
+        reach("freeze.taken")
         moment = Moment(
             id=moment_id,
             vm_id=live.id,
@@ -218,11 +218,14 @@ async def _thawed(live: LiveMachine, moment_id: str | None) -> None:
 def _write_moment(live: LiveMachine, moment: Moment, device_state: bytes) -> None:
     path = live.rooms.paths.moment_state(moment.id)
     temporary = path.with_suffix(".tmp")
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(device_state)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
+    try:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(device_state)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _read_moment(live: LiveMachine, moment: Moment) -> bytes:
