@@ -229,14 +229,15 @@ async def _quiet(live: LiveMachine) -> AsyncIterator[Callable[[], None]]:
     async with contextlib.AsyncExitStack() as stack:
         if live.has_agent:
             await stack.enter_async_context(live.agent.quiet())
-        if live.rpc is None:
+        rpc = live.rpc  # the VM's is gone when its QEMU ends meanwhile
+        if rpc is None:
             yield lambda: None
             return
-        await live.rpc.quiesce()
+        await rpc.quiesce()
         try:
-            yield live.rpc.drain
+            yield rpc.drain
         finally:
-            live.rpc.resume()
+            rpc.resume()
 
 
 async def _after_failed_stun(live: LiveMachine, turns: tuple[DiskTurn, ...], error: RametError) -> None:
