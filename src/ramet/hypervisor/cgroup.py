@@ -17,6 +17,9 @@ CONTROLLERS = ("cpu", "pids", "memory")
 
 _PERIOD_US = 100_000
 _MIN_QUOTA_US = 1_000
+_WEIGHT, _MAX_WEIGHT = 100, 10_000
+_SHARES, _MAX_SHARES = 1024, 262_144
+"""Of one task, and the most the kernel takes: cpu.weight of v2, cpu.shares of v1."""
 _UNIFIED = ""
 """Stands for the one hierarchy of cgroup v2, where /proc/self/cgroup names no controller."""
 
@@ -63,7 +66,25 @@ class VmGroup:
                     _enable(lineage[0], [controller])
         except OSError as exc:
             return _reason("the groups of the VM cannot be made", exc)
+        self._weigh()
         return None
+
+    def _weigh(self) -> None:
+        """Give each VM the share of a process that someone starts by hand, whatever lineage it is of.
+
+        A group weighs as much as one task unless it is told otherwise. cgroup v1 sets tasks of the top beside groups,
+        so all VMs together would get what one busy shell gets, and a stun would wait its turn. In v2 our top has the
+        weight of systemd's slices, as is the custom of the field.
+        """
+        lineage = self._lineage("cpu")
+        if lineage is None:
+            return
+        directory, is_v2 = lineage
+        if is_v2:
+            _write(directory / "cpu.weight", str(min(_MAX_WEIGHT, max(1, _vms_in(directory)) * _WEIGHT)))
+            return
+        for place, count in ((directory, _vms_in(directory)), (directory.parent, _all_vms_in(directory.parent))):
+            _write(place / "cpu.shares", str(min(_MAX_SHARES, max(1, count) * _SHARES)))
 
     def add(self, pid: int) -> str | None:
         """Move a process, all its threads, into the VM's group. Children that it forks are born there."""
@@ -104,6 +125,7 @@ class VmGroup:
     def remove(self) -> str | None:
         """Remove the VM's group when its processes have ended, and its lineage's with the last VM."""
         problems = [_remove(directory) for directory in self._directories()]
+        self._weigh()
         return next((problem for problem in problems if problem is not None), None)
 
     def _missing(self, controller: str) -> str:
@@ -215,6 +237,18 @@ def _enable(directory: Path, controllers: list[str]) -> None:
     for controller in controllers:
         if controller not in present:
             (directory / "cgroup.subtree_control").write_text(f"+{controller}")
+
+
+def _vms_in(lineage: Path) -> int:
+    with suppress(OSError):
+        return sum(name.startswith("vm-") for name in os.listdir(lineage))
+    return 0
+
+
+def _all_vms_in(base: Path) -> int:
+    with suppress(OSError):
+        return sum(_vms_in(base / name) for name in os.listdir(base) if name.startswith("lineage-"))
+    return 0
 
 
 def _remove(directory: Path) -> str | None:

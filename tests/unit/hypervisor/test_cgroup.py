@@ -66,6 +66,31 @@ def test_a_controller_that_is_missing_is_named(tmp_path: Path) -> None:
     assert "no such controller" in host.problems[0]
 
 
+def test_every_vm_weighs_as_much_as_a_task(tmp_path: Path) -> None:
+    host = look(tmp_path, v1(tmp_path, *CONTROLLERS))
+    base = tmp_path / "cpu" / "ramet"
+    groups = [host.group(lineage, vm) for lineage, vm in (("one", "a"), ("one", "b"), ("two", "c"))]
+    assert [group.create() for group in groups] == [None, None, None]
+    shares = {path: (base / path / "cpu.shares") for path in ("", "lineage-one", "lineage-two")}
+    assert {path: file.read_text() for path, file in shares.items()} == {
+        "": "3072",
+        "lineage-one": "2048",
+        "lineage-two": "1024",
+    }
+    assert groups[0].remove() is None
+    assert (shares[""].read_text(), shares["lineage-one"].read_text()) == ("2048", "1024")
+
+
+def test_lineages_weigh_as_their_vms_in_v2(tmp_path: Path) -> None:
+    host = look(tmp_path, v2(tmp_path, "cpu memory pids"))
+    lineage = tmp_path / "unified/ramet/lineage-one"
+    fill(lineage, "cgroup.subtree_control")
+    for vm in ("a", "b"):
+        assert host.group("one", vm).create() is None
+    assert (lineage / "cpu.weight").read_text() == "200"
+    assert not (lineage.parent / "cpu.weight").exists()
+
+
 def fill(directory: Path, *files: str) -> None:
     directory.mkdir(parents=True)
     for name in files:
