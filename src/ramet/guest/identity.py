@@ -28,8 +28,10 @@ MAX_ENTROPY_BYTES = 128
 MAX_CLOCK_ERROR_S = 0.1
 _SLACK_S = 10.0
 _NS = 1_000_000_000
-_ENOUGH_NS = 5_000_000
-"""A clock that is right to this is left alone, and a measurement that is this good is not repeated."""
+_RIGHT_NS = 5_000_000
+"""A clock that is right to this is left alone."""
+_ENOUGH_NS = 20_000_000
+"""A measurement that is this good is not repeated: far below what a clock may be wrong by."""
 _MEASUREMENTS = 6
 _MAX_BYTES = 64 * 1024
 _MAX_LINES = 400
@@ -165,7 +167,7 @@ def encode_plan(plan: Plan, *, entropy: bytes, clock_offset_ns: int = 0, helper:
     """The script's environment. Of variables, others than root see nothing, unlike of arguments."""
     if not MIN_ENTROPY_BYTES <= len(entropy) <= MAX_ENTROPY_BYTES:
         raise UsageError(f"A clone needs {MIN_ENTROPY_BYTES} to {MAX_ENTROPY_BYTES} bytes of entropy.")
-    if abs(clock_offset_ns) <= _ENOUGH_NS:
+    if abs(clock_offset_ns) <= _RIGHT_NS:
         clock_offset_ns = 0
     seconds, rest_ns = divmod(clock_offset_ns, _NS)
     helper = guest_helper() if helper is None else helper

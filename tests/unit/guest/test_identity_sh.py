@@ -125,6 +125,37 @@ def test_networkd_that_asks_already_is_only_started_anew(networked: Guest) -> No
     assert "systemctl restart --no-block systemd-networkd.service" in networked.read("calls")
 
 
+MADE_OF_THE_MAC = (
+    "[Match]\nName=en*\n\n# Its words.\n[Network]\nDHCP=ipv4\nIPv6AcceptRA=no\n[DHCPv4]\nClientIdentifier=mac\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "comes_anew", "restarts"),
+    [
+        (MADE_OF_THE_MAC, True, False),
+        (MADE_OF_THE_MAC, False, True),
+        (MADE_OF_THE_MAC.replace("RA=no", "RA=yes"), True, True),
+        (MADE_OF_THE_MAC.replace("RA=no", "RA=yes") + "[DHCPv6]\nDUIDType=link-layer\n", True, False),
+        (MADE_OF_THE_MAC.replace("=mac", "=duid"), True, True),
+        (MADE_OF_THE_MAC + "IAID=1\n", True, True),
+    ],
+)
+def test_networkd_goes_on_when_all_it_says_is_made_of_the_new_mac(
+    networked: Guest, text: str, comes_anew: bool, restarts: bool
+) -> None:
+    networkd(networked, text)
+    device = "sys/class/net/ens3/device"
+    networked.write(f"{device}/driver/bind", "")
+    networked.write(f"{device}/net/ens3/address", f"{MAC}\n")
+    if comes_anew:
+        networked.write("sys/class/net/ens3/address", f"{OLD}\n")
+    told = networked.apply(plan(Part.NICS, Part.ADDRESS))
+    assert told.done == (Part.NICS, Part.ADDRESS)
+    assert (networked.root / device / "driver/unbind").exists() is comes_anew
+    assert (networked.root / "calls").exists() is restarts
+
+
 @pytest.mark.parametrize("text", ["DHCP=no\nAddress=10.0.0.9/24\n", "DHCP=yes\nAddress=10.0.0.9/24\n", "DHCP=ipv6\n"])
 def test_a_sources_static_address_does_not_come_back(networked: Guest, text: str) -> None:
     networkd(networked, f"[Match]\nName=en*\n[Network]\n{text}")
