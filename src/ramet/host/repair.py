@@ -114,7 +114,7 @@ def _read_database(path: Path) -> tuple[dict[str, Found], str | None]:
                     shutil.copyfile(part, Path(folder) / f"db{suffix}")
             with contextlib.closing(sqlite3.connect(Path(folder) / "db")) as database:
                 problem = _read_rows(database, path.name, found)
-        except (sqlite3.Error, OSError) as exc:
+        except (sqlite3.Error, OSError, UnicodeDecodeError) as exc:
             problem = str(exc)
     return found, problem
 
@@ -129,7 +129,7 @@ def _read_rows(database: sqlite3.Connection, origin: str, found: dict[str, Found
             for key, text, revision in rows:
                 problem = _take(found, origin, key, text, revision)
                 problems += [problem] if problem else []
-        except sqlite3.Error as exc:
+        except (sqlite3.Error, UnicodeDecodeError) as exc:  # its own words may be what is damaged
             problems.append(str(exc))
             continue
         break
@@ -139,7 +139,7 @@ def _read_rows(database: sqlite3.Connection, origin: str, found: dict[str, Found
             problems.append(f"its format is {version}, not {SCHEMA_VERSION}")
         check = database.execute("PRAGMA quick_check").fetchone()[0]
         problems += [check] if check != "ok" else []
-    except sqlite3.Error as exc:
+    except (sqlite3.Error, UnicodeDecodeError) as exc:  # its own words may be what is damaged
         problems.append(str(exc))
     return problems[0].splitlines()[0] if problems else None
 

@@ -291,6 +291,8 @@ def backup_path(path: Path) -> Path:
 def _open(path: Path) -> _Database:
     try:
         database = _Database(path)
+    except UnicodeDecodeError as exc:  # SQLite's own words are what is damaged
+        raise DamagedError(f"The inventory {path} is damaged.", hint=WAY_BACK, path=str(path)) from exc
     except sqlite3.Error as exc:
         told = _translate(exc, path)
         if isinstance(told, RametError):
