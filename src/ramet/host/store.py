@@ -34,7 +34,7 @@ from ramet.host.bell import Bell
 
 MAX_VALUE_BYTES = 1 << 20
 """etcd refuses requests above 1.5 MiB; what does not fit there should not get used to fitting here."""
-CHANGES_KEPT = 4096
+CHANGES_KEPT = 512
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
-from qemu.qmp import EventListener, ExecInterruptedError, ExecuteError, QMPClient, QMPError, Runstate
+from qemu.qmp import EventListener, ExecInterruptedError, ExecuteError, Message, QMPClient, QMPError, Runstate
 
 from ramet.errors import DeadlineError, QemuError
 from ramet.hypervisor.process import QemuProcess
@@ -23,6 +23,20 @@ DEFAULT_TIMEOUT_S = 30.0
 
 _DEATH_S = 2.0
 """How long after its monitor closed a QEMU may take to be gone."""
+
+
+class _Listener(EventListener):
+    """The library's own keeps a history of all events, which a VM that lives long, or a guest, makes as long as it
+    likes."""
+
+    async def put(self, event: Message) -> None:
+        await super().put(event)
+        self._history.clear()
+
+
+def _nothing(event: Message) -> bool:
+    """For the listener that every client has, and that nobody reads."""
+    return False
 
 
 class Events:
@@ -72,7 +86,8 @@ class QmpSession(RunCommands, BlockCommands, DeviceCommands, BalloonCommands, Mi
 
         `process`, when given, is asked why it died if it did. Raises QemuError, DeadlineError.
         """
-        client = QMPClient(name or path.parent.name)
+        client = QMPClient()  # without a name: each name would make a logger, and loggers stay for ever
+        client.events.event_filter = _nothing
         # What is lost or refused is raised here, with a sentence; the library would log it as well.
         client.logger = _wire_log()
         try:
@@ -120,7 +135,7 @@ class QmpSession(RunCommands, BlockCommands, DeviceCommands, BalloonCommands, Mi
     @contextmanager
     def events(self, *names: str) -> Iterator[Events]:
         """Listen for events of these names (none: all) while the context lasts."""
-        listener = EventListener(names or None)
+        listener = _Listener(names or None)
         self._client.register_listener(listener)
         try:
             yield Events(listener, self._lost)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from qemu.qmp import Message
 
 from ramet.errors import DeadlineError, QemuError, UnsupportedError
 from ramet.hypervisor.blocknodes import DiskChain, LayerFile
@@ -113,6 +115,20 @@ async def test_events_end_with_the_connection(monitor: FakeMonitor, session: Qmp
         monitor.drop()
         seen = [event["event"] async for event in events]
     assert seen == ["SHUTDOWN"]
+
+
+async def test_no_event_is_kept_that_was_heard_or_that_nobody_waits_for(
+    monitor: FakeMonitor, session: QmpSession
+) -> None:
+    """A source that is cloned for years, and a guest that resets its clock all day, cost no memory."""
+    with session.events("STOP") as events:
+        for _ in range(20):
+            monitor.event("RTC_CHANGE", offset=1)
+            monitor.event("STOP")
+            assert await events.next(WAIT_S)
+        gc.collect()
+        kept = [one for one in gc.get_objects() if isinstance(one, Message) and "event" in one]
+    assert len(kept) < 5
 
 
 async def test_nobody_there_is_said_at_once(tmp_path: Path) -> None:
