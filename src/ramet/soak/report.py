@@ -62,13 +62,13 @@ def text(report: Report) -> Iterator[str]:
     """Lines for people."""
     yield f"{report.kind}: {report.steps} steps in {report.took_s:.0f} s, seed {report.seed}"
     yield ""
-    yield f"{'action':24}{'done':>7}{'refused':>9}{'cut off':>9}{'failed':>8}"
+    yield f"{'action':34}{'done':>7}{'refused':>9}{'cut off':>9}{'failed':>8}"
     for name, counts in sorted(report.actions.items()):
-        yield f"{name:24}{counts.done:7}{counts.refused:9}{counts.cut_off:9}{counts.failed:8}"
+        yield f"{name:34}{counts.done:7}{counts.refused:9}{counts.cut_off:9}{counts.failed:8}"
     yield ""
     for name, count in sorted(report.faults.items()):
-        yield f"{name:24}{count:7}"
-    yield f"{'guests checked':24}{report.guests_checked:7}"
+        yield f"{name:34}{count:7}"
+    yield f"{'guests checked':34}{report.guests_checked:7}"
     yield from _growth(report)
     yield ""
     for problem in report.problems:
