@@ -223,7 +223,9 @@ class Stage:
             away = {tap_name(vm_id, nic.index) for vm_id, nic in nics if rooms.networks.is_fenced(nic)}
             problems += _differ("taps", set(await rooms.networks.list_taps()) | away, taps)
             namespaces = {p.name for p in Path("/run/netns").glob(f"{rooms.networks.namespace.name}-*")}
-            fenced = sum(1 for _, nic in nics if nic.connected and rooms.networks.is_fenced(nic))
+            # A fence stays with its VM when that is off, and goes when it is removed.
+            cards = [nic for live in self.machines.values() for nic in live.vm.machine.nics]
+            fenced = sum(1 for nic in cards if nic.connected and rooms.networks.is_fenced(nic))
             problems += [f"{len(namespaces)} fences for {fenced} NICs"] if len(namespaces) > fenced else []
         return problems
 
