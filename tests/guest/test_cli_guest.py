@@ -230,7 +230,8 @@ def test_the_demo_holds_and_leaves_nothing(folder: Path) -> None:
     names = [machine["name"] for machine in data["machines"]]
     assert names == ["origin", "live-1", "frozen-1", "frozen-2", "pod-1", "pod-2", "pod-3"]
     assert len({one["random"] for one in data["identities"]}) == 6
-    assert all(machine["memory"]["unique_bytes"] > 0 for machine in data["machines"])
+    # What the frozen origin has, its zygote has as well.
+    assert all(machine["memory"]["unique_bytes"] > 0 for machine in data["machines"][1:])
     assert list(folder.iterdir()) == []
 
 
