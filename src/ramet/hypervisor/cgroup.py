@@ -70,21 +70,23 @@ class VmGroup:
         return None
 
     def _weigh(self) -> None:
-        """Give each VM the share of a process that someone starts by hand, whatever lineage it is of.
+        """Give each VM the same share of its host, whatever lineage it is of, and all of them enough.
 
         A group weighs as much as one task unless it is told otherwise. cgroup v1 sets tasks of the top beside groups,
-        so all VMs together would get what one busy shell gets, and a stun would wait its turn. In v2 our top has the
-        weight of systemd's slices, as is the custom of the field.
+        so all VMs together would get what one busy shell gets, and a stun would wait its turn; with a share of each VM
+        many of them would leave nothing to anybody else. In v2 our top has the weight of systemd's slices, as is the
+        custom of the field.
         """
         lineage = self._lineage("cpu")
         if lineage is None:
             return
         directory, is_v2 = lineage
+        count = max(1, _vms_in(directory))
         if is_v2:
-            _write(directory / "cpu.weight", str(min(_MAX_WEIGHT, max(1, _vms_in(directory)) * _WEIGHT)))
+            _write(directory / "cpu.weight", str(min(_MAX_WEIGHT, count * _WEIGHT)))
             return
-        for place, count in ((directory, _vms_in(directory)), (directory.parent, _all_vms_in(directory.parent))):
-            _write(place / "cpu.shares", str(min(_MAX_SHARES, max(1, count) * _SHARES)))
+        _write(directory / "cpu.shares", str(min(_MAX_SHARES, count * _SHARES)))
+        _write(directory.parent / "cpu.shares", str(min(_MAX_SHARES, 2 * (os.cpu_count() or 1) * _SHARES)))
 
     def add(self, pid: int) -> str | None:
         """Move a process, all its threads, into the VM's group. Children that it forks are born there."""
@@ -242,12 +244,6 @@ def _enable(directory: Path, controllers: list[str]) -> None:
 def _vms_in(lineage: Path) -> int:
     with suppress(OSError):
         return sum(name.startswith("vm-") for name in os.listdir(lineage))
-    return 0
-
-
-def _all_vms_in(base: Path) -> int:
-    with suppress(OSError):
-        return sum(_vms_in(base / name) for name in os.listdir(base) if name.startswith("lineage-"))
     return 0
 
 

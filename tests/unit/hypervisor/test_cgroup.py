@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -66,19 +67,16 @@ def test_a_controller_that_is_missing_is_named(tmp_path: Path) -> None:
     assert "no such controller" in host.problems[0]
 
 
-def test_every_vm_weighs_as_much_as_a_task(tmp_path: Path) -> None:
+def test_every_vm_weighs_the_same_and_all_of_them_as_two_tasks_a_processor(tmp_path: Path) -> None:
     host = look(tmp_path, v1(tmp_path, *CONTROLLERS))
     base = tmp_path / "cpu" / "ramet"
     groups = [host.group(lineage, vm) for lineage, vm in (("one", "a"), ("one", "b"), ("two", "c"))]
     assert [group.create() for group in groups] == [None, None, None]
-    shares = {path: (base / path / "cpu.shares") for path in ("", "lineage-one", "lineage-two")}
-    assert {path: file.read_text() for path, file in shares.items()} == {
-        "": "3072",
-        "lineage-one": "2048",
-        "lineage-two": "1024",
-    }
+    assert (base / "cpu.shares").read_text() == str(2 * (os.cpu_count() or 1) * 1024)
+    assert (base / "lineage-one" / "cpu.shares").read_text() == "2048"
+    assert (base / "lineage-two" / "cpu.shares").read_text() == "1024"
     assert groups[0].remove() is None
-    assert (shares[""].read_text(), shares["lineage-one"].read_text()) == ("2048", "1024")
+    assert (base / "lineage-one" / "cpu.shares").read_text() == "1024"
 
 
 def test_lineages_weigh_as_their_vms_in_v2(tmp_path: Path) -> None:
