@@ -13,6 +13,7 @@ import pytest
 
 from ramet.api import Client
 from ramet.errors import DeadlineError, RametError
+from ramet.host.copies import read_copies
 from ramet.machine.steps import (
     CLONE_STEPS,
     FREEZE_STEPS,
@@ -80,11 +81,18 @@ def test_killed_while_cloning_a_running_vm(daemon: Daemon, step: str) -> None:
     daemon.stop()
 
 
+def copied_pids(daemon: Daemon) -> dict[str, int]:
+    copies = read_copies(daemon.state_dir / "records")
+    vms = [copied.value for key, copied in copies.items() if key.startswith("vm/")]
+    return {vm["machine"]["name"]: vm["process"]["pid"] for vm in vms if vm["process"] is not None}
+
+
 @pytest.mark.parametrize("damage", ["overwritten", "gone"])
 def test_a_vm_runs_on_while_the_inventory_is_repaired(daemon: Daemon, damage: str) -> None:
     client = daemon.start()
     finish(client, client.clone_vm("source", CloneVm(names=("kid",), bare=True)))
     pids = {vm.name: vm.pid for vm in client.list_vms()}
+    until(lambda: copied_pids(daemon) == pids)  # the copies of records are a moment behind
     daemon.kill()
     inventory = daemon.state_dir / "inventory.db"
     if damage == "gone":
