@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ramet.api.client import Client
 
 DAEMON_END_S = 20.0
+CANCEL_S = 30.0
 
 
 @dataclass
@@ -46,6 +47,10 @@ class Stage:
     def clear(self, out: Output) -> None:
         """Remove what was made. Bounded, and goes on after a failure, which it tells."""
         out.note("Clearing the stage.")
+        try:
+            self._cancel()
+        except (RametError, OSError) as error:
+            out.warn(f"What was under way could not be cancelled: {error}")
         for name in reversed(self.made):
             try:
                 self._remove(name)
@@ -53,6 +58,14 @@ class Stage:
                 out.warn(f"{name} could not be removed: {error}")
         if self.temporary:
             self._end(out)
+
+    def _cancel(self) -> None:
+        """What an interruption came into: a clone that is being made cannot be removed."""
+        for task in self.client.list_tasks():
+            ours = self.temporary or task.target.partition(",")[0] in self.made
+            if ours and task.cancellable and not task.state.is_final:
+                self.client.cancel_task(task.id)
+                self.client.wait_task(task, timeout_s=CANCEL_S)
 
     def _remove(self, name: str) -> None:
         from ramet.model.host import Task
