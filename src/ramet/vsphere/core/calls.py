@@ -1,0 +1,60 @@
+"""One call of a client: who makes it, and what it may.
+
+    call = Call(session, version, peer)
+    call.require("VirtualMachine.Interact.PowerOn", mo)      # NotAuthenticated, NoPermission
+    call.session_or_fault(mo) -> Session                     # NotAuthenticated
+    call.principal -> "root", or "" before a login
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ramet.vsphere.types import NEWEST, vim
+
+if TYPE_CHECKING:
+    from ramet.vsphere.core.objects import Mo
+
+
+class Session(Protocol):
+    """What a call needs to know of a session; the room `access` has the real one."""
+
+    key: str
+    """Shown to clients; not the secret of the cookie."""
+    user_name: str
+    objects: dict[str, Mo]
+    """Views, filters, collectors: they belong to it, nobody else sees them, and they end with it."""
+    state: dict[str, Any]
+    """What well-known objects keep for each session, by the object's id."""
+
+    def may(self, privilege: str) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    session: Session | None
+    """None before a login."""
+    version: str = NEWEST
+    peer: str = ""
+    """The client's address, for the audit log."""
+
+    @property
+    def principal(self) -> str:
+        return self.session.user_name if self.session else ""
+
+    def session_or_fault(self, mo: Mo, privilege: str = "System.View") -> Session:
+        if self.session is None:
+            raise vim.fault.NotAuthenticated(
+                object=mo.ref, privilegeId=privilege, msg="The session is not authenticated."
+            )
+        return self.session
+
+    def require(self, privilege: str, mo: Mo) -> None:
+        """Refuse a user whose role has not this privilege."""
+        if not self.session_or_fault(mo, privilege).may(privilege):
+            raise vim.fault.NoPermission(
+                object=mo.ref,
+                privilegeId=privilege,
+                msg=f"Permission to perform this operation was denied. It needs the privilege {privilege}.",
+            )

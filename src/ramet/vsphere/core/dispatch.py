@@ -1,0 +1,88 @@
+"""From a name on the wire to what does it: the one door through which every protocol calls.
+
+    result = await invoke(world, call, "vm-17", "InstantClone_Task", {"spec": spec})
+    offered(mo, name) -> Offer             # MethodNotFound, NotSupported
+
+Raises `vmodl.MethodFault` and nothing else: what the caller did wrong, what is not supported, what failed, and for a
+bug of ours a SystemError that tells nothing of the inside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from ramet.vsphere.core.calls import Call
+from ramet.vsphere.core.faults import fault_of
+from ramet.vsphere.core.objects import Mo, Operation
+from ramet.vsphere.core.world import World
+from ramet.vsphere.types import Support, operation_info, vmodl, wire_name
+
+log = structlog.stdlib.get_logger(__name__)
+
+_FETCH_WITHOUT_LOGIN = ("ServiceInstance", "SessionManager")
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    info: Any
+    """What the schema says of it."""
+    operation: Operation | None
+    """None for Fetch, which every object has."""
+
+
+def offered(mo: Mo, name: str) -> Offer:
+    """MethodNotFound when the type has no such method, NotSupported when this server has it not."""
+    info = operation_info(mo.wire, name)
+    if info is None:
+        raise vmodl.fault.MethodNotFound(
+            receiver=mo.ref, method=name, msg=f"{wire_name(mo.wire)} has no method {name}."
+        )
+    operation = mo.operations.get(name)
+    if operation is None and name != "Fetch":
+        raise vmodl.fault.NotSupported(msg=f"{name} of {wire_name(mo.wire)} is not supported by this server.")
+    return Offer(info, operation)
+
+
+async def invoke(world: World, call: Call, moid: str, name: str, arguments: dict[str, Any]) -> Any:
+    """Do it: find, check arguments and privilege, call. The result is of the type that the schema declares."""
+    try:
+        mo = world.find(moid, call)
+        offer = offered(mo, name)
+        _admit(mo, offer, call)
+        check_arguments(offer.info, arguments)
+        if offer.operation is None:
+            return await mo.fetch(call, **arguments)
+        return await offer.operation.function(mo, call, **arguments)
+    except asyncio.CancelledError:
+        raise
+    except Exception as exc:
+        fault = fault_of(exc)
+        if fault is None:
+            log.exception("a call failed by a bug of ours", object=moid, method=name)
+            fault = vmodl.fault.SystemError(
+                reason="Internal error.", msg="Something went wrong inside the server; its log has the details."
+            )
+        raise fault from exc
+
+
+def _admit(mo: Mo, offer: Offer, call: Call) -> None:
+    if offer.operation is None:
+        if wire_name(mo.wire) not in _FETCH_WITHOUT_LOGIN:
+            call.require("System.View", mo)
+    elif not offer.operation.anonymous:
+        call.require(offer.operation.privilege or offer.info.privId or "System.View", mo)
+
+
+def check_arguments(info: Any, arguments: dict[str, Any]) -> None:
+    """InvalidArgument for a required parameter that is missing. Parsers have seen to names and types."""
+    for parameter in info.params:
+        if not parameter.flags & Support.F_OPTIONAL and arguments.get(parameter.name) is None:
+            if issubclass(parameter.type, Support.Array):
+                continue  # an empty one leaves no trace on the wire
+            raise vmodl.fault.InvalidArgument(
+                invalidProperty=parameter.name, msg=f"The parameter {parameter.name!r} is required."
+            )

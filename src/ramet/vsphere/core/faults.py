@@ -1,0 +1,65 @@
+"""Ramet's errors in the words of the API.
+
+    fault_of(exc) -> MethodFault or None          # None: a bug of ours
+    fault(vim.fault.DuplicateName, "…", name=…)   # with `msg` set
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ramet import errors
+from ramet.vsphere.types import Support, vim, vmodl
+
+
+def fault(kind: Any, message: str, **fields: Any) -> Exception:
+    made: Exception = kind(msg=message, **fields)
+    return made
+
+
+def fault_of(exc: BaseException) -> Any:
+    """The fault that says what an error says, with its sentence and its hint as the message."""
+    if isinstance(exc, vmodl.MethodFault):
+        if not exc.msg:
+            exc.msg = type(exc)._wsdlName
+        return exc
+    if isinstance(exc, OSError):
+        exc = errors.from_os_error(exc)
+        if isinstance(exc, errors.InternalError):
+            return None
+    if not isinstance(exc, errors.RametError) or isinstance(exc, errors.InternalError):
+        return None
+    return _translate(exc)
+
+
+def _translate(exc: errors.RametError) -> Any:
+    said = str(exc)
+    match exc:
+        case errors.ConflictError():
+            name = exc.fields.get("name")
+            if name is None:
+                return vim.fault.AlreadyExists(msg=said)
+            return vim.fault.DuplicateName(name=str(name), object=Support.ManagedObject("unset"), msg=said)
+        case errors.NotFoundError():
+            return vim.fault.NotFound(msg=said)
+        case errors.BusyError():
+            return vim.fault.TaskInProgress(task=vim.Task("unset"), msg=said)
+        case errors.StateError():
+            return vim.fault.InvalidState(msg=said)
+        case errors.CapacityError():
+            return vim.fault.InsufficientResourcesFault(msg=said)
+        case errors.TaskCancelledError():
+            return vmodl.fault.RequestCanceled(msg=said)
+        case errors.UnsupportedError():
+            return vmodl.fault.NotSupported(msg=said)
+        case errors.UsageError():
+            return vmodl.fault.InvalidArgument(msg=said)
+        case errors.DeadlineError():
+            return vim.fault.Timedout(msg=said)
+        case errors.PrivilegeError():
+            return vim.fault.NoPermission(msg=said)
+        case errors.DamagedError():
+            return vim.fault.FileFault(file="", msg=said)
+        case errors.GuestError():
+            return vim.fault.GuestOperationsFault(msg=said)
+    return vmodl.fault.SystemError(reason=said, msg=said)

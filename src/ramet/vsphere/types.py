@@ -1,0 +1,100 @@
+"""pyVmomi's type registry, as the server's own schema: no type of vim25 is written down here by hand.
+
+    from ramet.vsphere.types import vim, vmodl
+    NEWEST                                   the version that is advertised, 8.0.3.0
+    release(version) -> "8.0.3.0"            as it stands on the wire
+    version_for(soap_action) -> version      what a client speaks, never above NEWEST
+    operation_info(wire, "InstantClone_Task") -> info or None
+    property_info(wire, "runtime") -> info or None
+    is_a(wire, other) -> bool                types are loaded lazily: issubclass on a lazy one would fail
+    wire_name(wire) -> "VirtualMachine"
+
+pyVmomi has no types that mypy could follow: its names are Any here, and the rest of the surface says what it means in
+its own signatures.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pyVmomi import VmomiSupport as Support
+from pyVmomi import vim, vmodl
+
+__all__ = [
+    "NAMESPACE",
+    "NEWEST",
+    "Support",
+    "is_a",
+    "operation_info",
+    "prior_versions",
+    "property_info",
+    "release",
+    "version_for",
+    "vim",
+    "vmodl",
+    "wire_name",
+]
+
+NAMESPACE = "urn:vim25"
+NEWEST: str = "vim.version.v8_0_3_0"
+_ACTION = re.compile(r"urn:(?:vim25|internalvim25)/([0-9][0-9.]*)")
+
+FETCH: Any = Support.Object(
+    name="Fetch",
+    wsdlName="Fetch",
+    version="vmodl.version.version0",
+    privId="System.Anonymous",
+    resultFlags=Support.F_OPTIONAL,
+    result=object,
+    methodResult=object,
+    params=(Support.Object(name="prop", type=str, version="vmodl.version.version0", flags=0, privId=None),),
+)
+"""How clients since 8.0 read one property. Every managed object has it, and the registry knows it not."""
+
+
+def release(version: str) -> str:
+    """'vim.version.v8_0_3_0' -> '8.0.3.0'."""
+    return str(Support.versionIdMap[version])
+
+
+def prior_versions() -> list[str]:
+    """Every version that NEWEST contains, newest first: a client takes the newest that it knows."""
+    known = Support.GetServiceVersions("vim25")
+    older = [v for v in known if v != NEWEST and v in Support.parentMap[NEWEST] and Support.versionIdMap.get(v)]
+    return list(dict.fromkeys(older))
+
+
+def version_for(soap_action: str | None) -> str:
+    """What the client's SOAPAction names: quoted or not, short, newer than ours, or missing altogether."""
+    match = _ACTION.search(soap_action or "")
+    spelled = (f"vim25/{match[1]}{rest}" for rest in ("", ".0", ".0.0")) if match else ()
+    version = next((Support.versionMap[name] for name in spelled if name in Support.versionMap), None)
+    if version is None or not Support.IsChildVersion(NEWEST, version):
+        return NEWEST
+    return str(version)
+
+
+def operation_info(wire: Any, name: str) -> Any:
+    """What the schema says of a method, by its name on the wire; None when the type has no such method."""
+    if name == "Fetch":
+        return FETCH
+    return next((info for info in wire._GetMethodList() if info.wsdlName == name), None)
+
+
+def property_info(wire: Any, name: str) -> Any:
+    """What the schema says of a property of a managed or a data object; None when there is none of the name."""
+    try:
+        return wire._GetPropertyInfo(name)
+    except AttributeError:
+        return None
+
+
+def is_a(wire: Any, other: Any) -> bool:
+    """Whether a type is another, or a kind of it."""
+    return wire is other or other in wire.__mro__
+
+
+def wire_name(wire: Any) -> str:
+    """The type's name on the wire: vim.VirtualMachine -> 'VirtualMachine'."""
+    return str(wire._wsdlName)
