@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ramet.vsphere.core.calls import Call
 from ramet.vsphere.core.objects import Mo
 from ramet.vsphere.core.updates import Updates
-from ramet.vsphere.types import is_a, vmodl
+from ramet.vsphere.types import Support, is_a, vmodl
 
 if TYPE_CHECKING:
     from ramet.host.service import Host
@@ -49,7 +49,8 @@ class World:
         mo = self.get(moid, call)
         if mo is None:
             raise vmodl.fault.ManagedObjectNotFound(
-                obj=reference, msg="The object has already been deleted or has not been completely created."
+                obj=reference or Support.ManagedObject(moid),
+                msg="The object has already been deleted or has not been completely created.",
             )
         return mo
 
