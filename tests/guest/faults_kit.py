@@ -77,10 +77,10 @@ class Stage:
 
     @property
     def machines(self) -> dict[str, LiveMachine]:
-        return self.host._floor.machines
+        return self.host.floor.machines
 
     def live(self, name: str) -> LiveMachine:
-        return self.host._floor.find(name)
+        return self.host.floor.find(name)
 
     @property
     def source(self) -> LiveMachine:
@@ -94,9 +94,9 @@ class Stage:
             CreateNetwork(name="lab", cidr="10.77.21.0/24", dhcp=True),
             CreateNetwork(name="copies", cidr="10.77.22.0/24", dhcp=True, fenced=True),
         ):
-            if self.host._floor.rooms.networks.privileged:
+            if self.host.floor.rooms.networks.privileged:
                 await self.host.create_network(request)
-        nic = NicRequest(network="lab" if self.host._floor.rooms.networks.privileged else None)
+        nic = NicRequest(network="lab" if self.host.floor.rooms.networks.privileged else None)
         disks = (DiskRequest(size_mib=64),)
         vm = CreateVm(name=SOURCE, image="micro", memory_mib=160, nics=(nic,), disks=disks)
         await self.done(await self.host.create_vm(vm))
@@ -168,7 +168,7 @@ class Stage:
     async def _untrue(self) -> list[str]:
         """Where the inventory says something else than QEMU, or an operation is not settled."""
         problems = [f"journal: {entry.kind}" for entry in self.host._journal.pending()]
-        inventory = {vm.id: vm for vm in self.host._floor.inventory.vms()}
+        inventory = {vm.id: vm for vm in self.host.floor.inventory.vms()}
         if inventory.keys() != self.machines.keys():
             problems.append(f"inventory {sorted(inventory)}, machines {sorted(self.machines)}")
         for live in list(self.machines.values()):
@@ -196,7 +196,7 @@ class Stage:
 
     async def _orphans(self) -> list[str]:
         """What belongs to nobody, and what somebody lacks: processes, taps, sockets, files, layers, groups."""
-        floor, rooms = self.host._floor, self.host._floor.rooms
+        floor, rooms = self.host.floor, self.host.floor.rooms
         on = {live.id for live in self.machines.values() if live.vm.is_on}
         pids = {live.process.pid for live in self.machines.values() if live.process}
         zygotes = {pid for pid in _with_library(rooms.paths.native) if _name(pid).startswith("ramet-zyg")}
@@ -232,16 +232,16 @@ class Stage:
     def _groups(self) -> set[str]:
         """The VMs that have a control group, among the lineages of this stage."""
         lineages = {live.vm.lineage_id or live.id for live in self.machines.values()}
-        bases = [base for base, _ in self.host._floor.rooms.cgroups.bases.values()]
+        bases = [base for base, _ in self.host.floor.rooms.cgroups.bases.values()]
         found = {path.name.removeprefix("vm-") for base in bases for one in lineages
                  for path in (base / f"lineage-{one}").glob("vm-*")}  # fmt: skip
         return found if bases else {live.id for live in self.machines.values() if live.vm.is_on}
 
     async def reset(self) -> None:
         """Back to a source that runs, alone."""
-        for spec in self.host._floor.inventory.pools.all():
+        for spec in self.host.floor.inventory.pools.all():
             await self.host.remove_pool(spec.vm_id)
-        for live in list(self.host._floor.shown()):
+        for live in list(self.host.floor.shown()):
             if live.name != SOURCE:
                 with contextlib.suppress(NotFoundError):
                     await self.done(await self.host.remove_vm(live.id, force=True))
@@ -251,7 +251,7 @@ class Stage:
         for network in await self.host.list_networks():
             if network.name in ("extra", "ramet-try"):
                 await self.host.remove_network(network.name)
-        if self.host._floor.rooms.networks.privileged and "copies" not in self.host._floor.rooms.networks.groups:
+        if self.host.floor.rooms.networks.privileged and "copies" not in self.host.floor.rooms.networks.groups:
             await self.host.create_network(CreateNetwork(name="copies", cidr="10.77.22.0/24", dhcp=True, fenced=True))
         if self.source.vm.state is VmState.FROZEN:
             await self.done(await self.host.thaw_vm(SOURCE))
@@ -529,14 +529,14 @@ def _kill_source(blow: Blow) -> None:
 
 
 def _kill_child(blow: Blow) -> None:
-    rooms, source = blow.stage.host._floor.rooms, blow.stage.source.process
+    rooms, source = blow.stage.host.floor.rooms, blow.stage.source.process
     for pid in _with_library(rooms.paths.native) - ({source.pid} if source else set()):
         os.kill(pid, signal.SIGKILL)
 
 
 def _refuse_fork(blow: Blow) -> None:
     """Who holds the source's memory forks no more. (A limit of processes does more: QEMU aborts without threads.)"""
-    sockets = [blow.stage.source.run_dir.fork, *blow.stage.host._floor.rooms.paths.run.glob("m-*/fork")]
+    sockets = [blow.stage.source.run_dir.fork, *blow.stage.host.floor.rooms.paths.run.glob("m-*/fork")]
     for path in filter(Path.exists, sockets):
         path.rename(path.with_name("fork-away"))
         blow.undo.append(lambda path=path: _rename_back(path))  # type: ignore[misc]

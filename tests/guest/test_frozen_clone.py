@@ -49,7 +49,7 @@ async def test_the_guests_own_freeze_returns_in_each_clone(host: Host, guests: G
     await finish(host, await host.thaw_vm("icy"))
     assert "returned 0" in await guests.sh("icy", WAIT)
     assert await guests.sh("warm0", "echo alive") == "alive"
-    assert not host._floor.rooms.holdings.all()  # its zygote has ended
+    assert not host.floor.rooms.holdings.all()  # its zygote has ended
 
 
 async def test_vmtoolsd_freezes_too(host: Host, guests: Guests) -> None:
@@ -81,7 +81,7 @@ async def test_a_frozen_source_can_be_cloned_again_after_its_clones_wrote(host: 
     await guests.sh("first", "echo first > /d/f; sync")
     await zygote_dies(host, "again")
     await guests.clone("again", "second")
-    assert host._floor.find("again").zygote is None
+    assert host.floor.find("again").zygote is None
     assert await guests.sh("second", "echo 3 > /proc/sys/vm/drop_caches; cat /d/f") == "base"
     chain = (await host.show_vm("again")).disks[0].chain
     assert len(chain) == 2  # with one overlay
@@ -89,8 +89,8 @@ async def test_a_frozen_source_can_be_cloned_again_after_its_clones_wrote(host: 
 
 async def zygote_dies(host: Host, name: str) -> None:
     """Which its clones do not need: they are then forked from the VM itself."""
-    (holding,) = [held for held in host._floor.rooms.holdings.all() if held.name.endswith(f" of {name}")]
-    assert host._floor.find(name).zygote is not None
+    (holding,) = [held for held in host.floor.rooms.holdings.all() if held.name.endswith(f" of {name}")]
+    assert host.floor.find(name).zygote is not None
     os.kill(holding.pid, signal.SIGKILL)
 
 

@@ -37,7 +37,7 @@ CONNECTIONS = "cat /proc/net/tcp /proc/net/tcp6 | grep -c ':1B58 .* 0[1-5] '"
 
 
 def live_of(host: Host, name: str) -> LiveMachine:
-    return host._floor.find(name)
+    return host.floor.find(name)
 
 
 def plan_of(clone: LiveMachine, source: LiveMachine, **more: object) -> Plan:

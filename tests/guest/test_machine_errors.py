@@ -71,7 +71,7 @@ async def test_what_cannot_be_made_is_refused_at_once_and_leaves_nothing(host: H
 
 
 async def test_an_accelerator_that_does_not_work_here_is_refused(host: Host) -> None:
-    report = await host._floor.rooms.acceleration.report()
+    report = await host.floor.rooms.acceleration.report()
     if report.accelerator is Accelerator.KVM:
         pytest.skip("KVM works here")
     before = await everything(host)

@@ -26,7 +26,7 @@ def rollup(pid: int, name: str = "Pss") -> int:
 
 def charged(host: Host, lineage_id: str) -> int | None:
     """What the kernel charges the lineage's control group for anonymous memory; None where it does not count that."""
-    base = host._floor.rooms.cgroups.bases.get("memory")
+    base = host.floor.rooms.cgroups.bases.get("memory")
     if base is None:
         return None
     found = dict(line.split() for line in (base[0] / f"lineage-{lineage_id}" / "memory.stat").read_text().splitlines())
@@ -47,7 +47,7 @@ def pids(host: Host, view: HostMemory) -> list[int]:
 async def still(host: Host, *names: str) -> None:
     """The guests stand still: a sum over processes that run is of no one moment."""
     for name in names:
-        await host._floor.find(name).qmp.stop()
+        await host.floor.find(name).qmp.stop()
 
 
 async def test_the_sums_are_the_kernels_and_what_the_host_gets_back(host: Host, guests: Guests) -> None:

@@ -150,7 +150,7 @@ async def test_guests_help_a_host_that_is_short_and_get_it_back(
 
 
 def _live(host: Host, name: str) -> LiveMachine:
-    live = host._floor.find(name)
+    live = host.floor.find(name)
     assert live.vm.state is VmState.RUNNING
     return live
 

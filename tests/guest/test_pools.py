@@ -50,7 +50,7 @@ async def full(host: Host, size: int) -> PoolView:
 
 
 def members(host: Host) -> list[LiveMachine]:
-    return [live for live in host._floor.machines.values() if live.vm.is_pooled]
+    return [live for live in host.floor.machines.values() if live.vm.is_pooled]
 
 
 async def gone(host: Host) -> None:
@@ -65,7 +65,7 @@ def wanted(source: Vm, name: str, **config: str) -> Vm:
 
 
 async def take(host: Host, name: str, **config: str) -> Taken:
-    source = host._floor.find("pooled")
+    source = host.floor.find("pooled")
     async with host._locks.hold(source.id, "clone", shared=True, wait_s=WAIT_S):
         taken = await host._pools.take(source, wanted(source.vm, name, **config))
     assert taken is not None

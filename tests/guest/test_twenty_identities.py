@@ -95,7 +95,7 @@ def senders_of(frame: bytes) -> Iterator[str]:
 @pytest_asyncio.fixture(loop_scope="session")
 async def capture(host: Host) -> AsyncIterator[Capture]:
     """On all interfaces of the namespace."""
-    thread = host._floor.rooms.networks._thread
+    thread = host.floor.rooms.networks._thread
     everything = socket.htons(3)  # ETH_P_ALL
     sock = await thread.run(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, everything))
     sock.setblocking(False)
@@ -142,7 +142,7 @@ async def clock_error_s(host: Host, name: str) -> float:
     best = 1e9
     for _ in range(5):
         before = time.time()
-        guest = await host._floor.find(name).agent.command("guest-get-time") / 1e9
+        guest = await host.floor.find(name).agent.command("guest-get-time") / 1e9
         after = time.time()
         best = min(best, max(0.0, before - guest, guest - after) + (after - before) / 2)
     return best
@@ -179,7 +179,7 @@ async def test_twenty_clones_are_twenty_machines(host: Host, guests: Guests, deb
     assert len(numbers) == len(set(numbers)) == 2 * CLONES * 2 * NUMBERS
 
     capture.read()
-    source_tap = host._floor.find(debian).taps["net0"]
+    source_tap = host.floor.find(debian).taps["net0"]
     assert capture.frames > 2 * CLONES
     forbidden = {source["mac"], source["address"].split("/")[0]}
     assert {tap for tap, senders in capture.senders.items() if tap != source_tap and senders & forbidden} == set()

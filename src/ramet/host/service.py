@@ -96,7 +96,7 @@ class Host:
         self.tasks = tasks
         self.events = events
         self.metrics = metrics
-        self._floor = floor
+        self.floor = floor
         self._journal = journal
         self._locks = VmLocks(name_of=self._name_of)
         self._vms = VmDesk(floor, tasks, self._locks)
@@ -144,14 +144,14 @@ class Host:
                 TaskManager.open(store, on_final=metrics.note_task, history=settings.task_history)
             )
             host = cls(settings, floor, tasks, events, journal, metrics)
-            book.on_forgotten = host._floor.drop
+            book.on_forgotten = host.floor.drop
             await host._begin(book)
             copies = Copies(store, paths.records)
             stack.push_async_callback(_ended, asyncio.create_task(copies.run(), name="copy records"))
             stack.push_async_callback(_ended, asyncio.create_task(host._serve_guests(), name="guests' requests"))
             stack.push_async_callback(_ended, asyncio.create_task(host._adopt_lost(), name="adopt lost VMs"))
             stack.push_async_callback(_ended, asyncio.create_task(host._pools.keeper.run(), name="keep pools"))
-            expiry = Expiry(host._floor, lambda vm_id: host.remove_vm(vm_id, True))
+            expiry = Expiry(host.floor, lambda vm_id: host.remove_vm(vm_id, True))
             stack.push_async_callback(_ended, asyncio.create_task(expiry.run(), name="end of VMs' time"))
             stack.push_async_callback(_ended, asyncio.create_task(host.memory.run(), name="measure memory"))
             stack.push_async_callback(_ended, asyncio.create_task(host._policies.run(), name="memory's policies"))
@@ -171,7 +171,7 @@ class Host:
 
     async def _autostart(self) -> None:
         """One after the other, as a task of their own: guests that boot all at once hold each other up."""
-        wanted = [m.id for m in self._floor.machines.values() if m.vm.machine.autostart and m.vm.state is VmState.OFF]
+        wanted = [m.id for m in self.floor.machines.values() if m.vm.machine.autostart and m.vm.state is VmState.OFF]
         if not wanted:
             return
 
@@ -180,7 +180,7 @@ class Host:
                 try:
                     await self._vms.start(vm_id)
                 except RametError as exc:
-                    self._floor.rooms.book.emit("host.warning", f"A VM did not start by itself: {exc}")
+                    self.floor.rooms.book.emit("host.warning", f"A VM did not start by itself: {exc}")
                 await asyncio.sleep(self.settings.autostart_delay_s)
 
         await self.tasks.start("host.autostart", f"{len(wanted)} VMs", work, cancellable=True)
@@ -215,21 +215,21 @@ class Host:
     async def stop_all_vms(self) -> None:
         """Cut the power of every VM: for the end of demonstrations and tests."""
         await self._pools.keeper.close()
-        for live in list(self._floor.machines.values()):
+        for live in list(self.floor.machines.values()):
             if live.vm.is_on:
                 with contextlib.suppress(RametError):
                     await power.power_off(live)
 
     def _logs(self) -> Iterator[tuple[Path, int]]:
         """Every log that something writes to without end, with its quota."""
-        paths = self._floor.rooms.paths
-        for vm_id in list(self._floor.machines):
+        paths = self.floor.rooms.paths
+        for vm_id in list(self.floor.machines):
             yield paths.console_log(vm_id), self.settings.console_quota_bytes
             for name in (QEMU_LOG, EVENT_LOG):
                 yield paths.vm(vm_id) / name, self.settings.log_quota_bytes
 
     def _name_of(self, vm_id: str) -> str:
-        live = self._floor.machines.get(vm_id)
+        live = self.floor.machines.get(vm_id)
         return live.name if live else vm_id
 
     # -- VMs -------------------------------------------------------------------------------------------------------
@@ -238,14 +238,14 @@ class Host:
         return await self._vms.create(request, by_uid)
 
     async def list_vms(self) -> list[VmView]:
-        machines = sorted(self._floor.shown(), key=lambda live: live.name)
-        users = await asyncio.to_thread(self._floor.layer_users)
+        machines = sorted(self.floor.shown(), key=lambda live: live.name)
+        users = await asyncio.to_thread(self.floor.layer_users)
         leases = await self._guests.leases()
         return [await self._view(live, users, leases) for live in machines]
 
     async def show_vm(self, ref: str) -> VmView:
-        live = self._floor.find(ref)
-        view = await self._view(live, await asyncio.to_thread(self._floor.layer_users))
+        live = self.floor.find(ref)
+        view = await self._view(live, await asyncio.to_thread(self.floor.layer_users))
         return view.model_copy(update={"balloon": await balloon_view(live)})
 
     async def _view(self, live: LiveMachine, users: dict[str, int], leases: dict[str, str] | None = None) -> VmView:
@@ -295,7 +295,7 @@ class Host:
         return await self._identities.identify(ref, bare)
 
     async def tree(self) -> list[TreeNode]:
-        children = lineage_children(self._floor.inventory.users_vms())
+        children = lineage_children(self.floor.inventory.users_vms())
 
         def node(vm: Vm) -> TreeNode:
             return TreeNode(
@@ -322,7 +322,7 @@ class Host:
     # -- hardware --------------------------------------------------------------------------------------------------
 
     async def _reconfigure(self, ref: str, what: str, change: Any) -> VmView:
-        live = self._floor.find(ref)
+        live = self.floor.find(ref)
         async with self._locks.hold(live.id, what, wait_s=5.0):
             await change(live)
         return await self._shown(live)
@@ -346,17 +346,17 @@ class Host:
 
     async def remove_disk(self, ref: str, disk_id: str) -> VmView:
         view = await self._reconfigure(ref, "remove a disk", lambda live: hardware.remove_disk(live, disk_id))
-        await self._floor.collect_layers()
+        await self.floor.collect_layers()
         return view
 
     async def export_disk(self, ref: str, disk_id: str, request: ExportDisk) -> Task:
-        live = self._floor.find(ref)
+        live = self.floor.find(ref)
         self._export_layer(live, disk_id)
 
         async def work(handle: TaskHandle) -> Any:
             async with self._locks.hold(live.id, "export", wait_s=5.0):
                 layer = self._export_layer(live, disk_id)  # what held a moment ago may not hold under the lock
-                await export(self._floor.rooms.layers, layer, Path(request.path), request.format, handle.progress)
+                await export(self.floor.rooms.layers, layer, Path(request.path), request.format, handle.progress)
             return {"path": request.path}
 
         return await self.tasks.start("disk.export", live.name, work, vm_id=live.id, cancellable=True)
@@ -404,7 +404,7 @@ class Host:
         await self._guests.write_file(ref, path, chunks, mode)
 
     async def screenshot(self, ref: str) -> bytes:
-        return await hardware.screenshot(self._floor.find(ref))
+        return await hardware.screenshot(self.floor.find(ref))
 
     async def console_log(self, ref: str, max_bytes: int) -> bytes:
         return await self._guests.console_log(ref, max_bytes)
@@ -450,14 +450,14 @@ class Host:
     # -- the host --------------------------------------------------------------------------------------------------
 
     async def host_view(self) -> HostView:
-        vms, known = self._floor.inventory.users_vms(), self._floor.rooms.acceleration.known
+        vms, known = self.floor.inventory.users_vms(), self.floor.rooms.acceleration.known
         return HostView(
             version=ramet.__version__,
             state_dir=str(self.settings.state_dir),
             pid=os.getpid(),
             uid=os.geteuid(),
-            privileged=self._floor.rooms.networks.privileged,
-            qemu_version=self._floor.rooms.qemu.version_text,
+            privileged=self.floor.rooms.networks.privileged,
+            qemu_version=self.floor.rooms.qemu.version_text,
             accelerator=known.accelerator.value if known else None,
             vms_total=len(vms),
             vms_on=sum(vm.is_on for vm in vms),
@@ -465,7 +465,7 @@ class Host:
         )
 
     async def doctor(self) -> list[CheckView]:
-        return await examine(self.settings, self._floor.rooms, await self._floor.rooms.acceleration.report())
+        return await examine(self.settings, self.floor.rooms, await self.floor.rooms.acceleration.report())
 
     async def selftest(self) -> Task:
         """Boot a small guest here, clone it live and frozen, compare checksums: the proof on the user's own host."""
