@@ -200,6 +200,10 @@ class Client:
         """Blocks until the command has ended, or its own timeout."""
         return self._call(ExecResult, "POST", _vm(ref, "exec"), request, wait_s=request.timeout_s)
 
+    def wait_agent(self, ref: str, timeout_s: float = 60.0) -> None:
+        """Returns when the guest agent answers. DeadlineError after `timeout_s`, StateError when the VM is off."""
+        self._wire.json("POST", _vm(ref, "agent", "wait"), {"timeout_s": timeout_s}, wait_s=timeout_s)
+
     def follow_exec(self, ref: str, request: FollowExec) -> Generator[ExecEvent, None, None]:
         """A command's output while it runs, from `started` to `exited`; errors are raised. Closing it kills it.
 

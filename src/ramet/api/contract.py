@@ -141,6 +141,8 @@ class Host(Protocol):
 
     async def exec_in_vm(self, ref: str, request: Exec, /) -> ExecResult: ...
 
+    async def wait_agent(self, ref: str, timeout_s: float, /) -> None: ...
+
     def follow_exec(self, ref: str, request: FollowExec, /) -> AsyncGenerator[ExecEvent, None]:
         """What it raises before its first event becomes the answer. Closing it kills the command."""
 

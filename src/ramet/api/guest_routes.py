@@ -11,6 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from ramet.api.edge import HostDep
+from ramet.api.host_routes import LONGEST_WAIT_S
 from ramet.errors import UsageError
 from ramet.model.base import Model
 from ramet.model.host import Task
@@ -37,6 +38,16 @@ class Address(Model):
 async def exec_in_vm(ref: str, request: Exec, host: HostDep) -> ExecResult:
     """Needs a running VM whose guest agent answers. The answer comes when the command has ended or timed out."""
     return await host.exec_in_vm(ref, request)
+
+
+@router.post("/agent/wait", status_code=204, operation_id="wait_agent", summary="Wait for the guest agent")
+async def wait_agent(
+    ref: str,
+    host: HostDep,
+    timeout_s: float = Query(60.0, gt=0, le=LONGEST_WAIT_S, description="An error after so long, seconds."),
+) -> None:
+    """Answers when the guest agent does: a guest that boots is asked anew now and then."""
+    await host.wait_agent(ref, timeout_s)
 
 
 @router.get(

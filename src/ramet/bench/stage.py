@@ -21,19 +21,20 @@ from ramet.api.client import Client
 from ramet.bench import stock
 from ramet.bench.hand.machine import Pattern
 from ramet.bench.shell import DaemonShell, Shell
-from ramet.errors import DeadlineError, GuestError, PeerError, RametError
+from ramet.errors import DeadlineError, PeerError, RametError
 from ramet.hypervisor.native import NativePaths, install_native
 from ramet.hypervisor.version import Qemu, find_qemu
 from ramet.machine.paths import StatePaths
 from ramet.model.host import Task
 from ramet.model.machine import Accelerator
 from ramet.model.pool import SetPool
-from ramet.model.requests import CloneVm, CreateVm, DiskRequest, Exec, ImportImage, NicRequest
+from ramet.model.requests import CloneVm, CreateVm, DiskRequest, ImportImage, NicRequest
 from ramet.model.views import CloneResult, VmView
 
 BOOT_S = 300.0
 TASK_S = 900.0
-_ONE_TRY_S = 5.0
+_ONE_WAIT_S = 60.0
+"""The longest that the API waits for an agent."""
 _READY_S = 90.0
 _END_S = 120.0
 
@@ -116,16 +117,12 @@ class Stage:
         return DaemonShell(self.client, vm_id)
 
     def wait_answer(self, vm_id: str, timeout_s: float = BOOT_S) -> None:
-        """Until a command has run in the guest, by its agent, as every caller of the API asks it. DeadlineError."""
+        """Until the guest agent answers, as every caller of the API asks it. DeadlineError."""
         deadline = time.monotonic() + timeout_s
-        while True:
-            try:
-                self.client.exec_in_vm(vm_id, Exec(argv=("/bin/true",), timeout_s=_ONE_TRY_S))
-                return
-            except (DeadlineError, GuestError):  # it boots
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.01)
+        while (left_s := deadline - time.monotonic()) > _ONE_WAIT_S:
+            with contextlib.suppress(DeadlineError):  # it boots
+                return self.client.wait_agent(vm_id, _ONE_WAIT_S)
+        self.client.wait_agent(vm_id, max(left_s, 0.1))
 
     def clone(self, source: str, name: str, **more: object) -> CloneResult:
         """One clone, bare unless `more` says otherwise."""

@@ -75,6 +75,10 @@ async def _apply(agent: Agent, plan: Plan, entropy: bytes, now: Callable[[], flo
     return acknowledged.changed(clock_error_ms=await _verify_clock(agent, plan, entropy, now))
 
 
+_HOOK_FOUND = 3
+_FIND_HOOK = f'for f in /etc/ramet/freeze.d/*; do [ -d "$f" ] || [ ! -x "$f" ] || exit {_HOOK_FOUND}; done'
+
+
 async def freeze_hooks(agent: Agent, which: Which, timeout_s: float) -> bool:
     """Run the guest's /etc/ramet/freeze.d/* with "freeze" or "thaw"; whether there are any.
 
@@ -82,6 +86,8 @@ async def freeze_hooks(agent: Agent, which: Which, timeout_s: float) -> bool:
     been run then, too. All thaw hooks are run before a `GuestError` tells of those that failed.
     """
     try:
+        if which == "freeze" and not await _has_freeze_hooks(agent, timeout_s):
+            return False
         return _hooks_ran(await _run(agent, _environment(which, timeout_s), 2 * timeout_s + _SLACK_S))
     except GuestError as error:
         if error.fields.get("error_class") == "CommandNotFound":
@@ -92,6 +98,13 @@ async def freeze_hooks(agent: Agent, which: Which, timeout_s: float) -> bool:
             with contextlib.suppress(GuestError, DeadlineError, OSError):
                 await _run(agent, _environment("thaw", timeout_s), timeout_s + _SLACK_S)
         raise
+
+
+async def _has_freeze_hooks(agent: Agent, timeout_s: float) -> bool:
+    """Most guests have none, and every live clone asks: a shell that reads the whole script first takes 100 ms under
+    TCG, this one a third of it."""
+    outcome = await agent.exec(["/bin/sh", "-c", _FIND_HOOK], timeout_s=timeout_s)
+    return outcome.exit_code == _HOOK_FOUND
 
 
 def _hooks_ran(output: bytes) -> bool:

@@ -250,6 +250,9 @@ class FakeHost:
         self.asked.append(("exec", ref, request))
         return ExecResult(exit_code=3, stdout_base64="aGk=")
 
+    async def wait_agent(self, ref: str, timeout_s: float) -> None:
+        self.asked.append(("wait_agent", self._find(ref).name, timeout_s))
+
     async def read_file(self, ref: str, path: str) -> AsyncIterator[bytes]:
         self._find(ref)
         data = self.files.get(path)

@@ -167,6 +167,8 @@ def test_images_networks_and_the_host(client: Client, served: Served) -> None:
 def test_guests_are_reached(client: Client, served: Served, web: str) -> None:
     result = client.exec_in_vm(web, Exec(argv=("echo", "hi")))
     assert (result.exit_code, base64.b64decode(result.stdout_base64)) == (3, b"hi")
+    client.wait_agent(web, 7.5)
+    assert served.host.asked[-1] == ("wait_agent", web, 7.5)
     assert client.screenshot(web) == PNG
     assert client.console_log(web, 9) == b"\xff\x00login: "
     with pytest.raises(StateError, match="No address of 'web'"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -238,12 +239,33 @@ async def test_a_guest_that_never_answers(fake: FakeAgent, agent: Agent) -> None
         await apply(agent, Plan(hostname="web", parts=NO_CLOCK, timeout_s=0.2), entropy=SEED)
 
 
-async def test_freeze_hooks_say_whether_there_are_any(fake: FakeAgent, agent: Agent) -> None:
-    fake.run = lambda arguments: said("hooks 0\n")
+def is_search(arguments: dict[str, Any]) -> bool:
+    """The short command that comes first, and only looks for hooks."""
+    return "exit 3" in arguments["arg"][1]
+
+
+def with_hooks(text: str, exit_code: int = 0) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return lambda arguments: said("", 3) if is_search(arguments) else said(text, exit_code)
+
+
+async def test_a_guest_without_freeze_hooks_is_spared_the_script(fake: FakeAgent, agent: Agent) -> None:
+    ran: list[bool] = []
+
+    def run(arguments: dict[str, Any]) -> dict[str, Any]:
+        ran.append(is_search(arguments))
+        return said("")
+
+    fake.run = run
     assert not await freeze_hooks(agent, "freeze", 5)
-    fake.run = lambda arguments: said("hooks 2\n")
+    assert ran == [True]
+
+
+async def test_freeze_hooks_say_whether_there_are_any(fake: FakeAgent, agent: Agent) -> None:
+    fake.run = with_hooks("hooks 0\n")
+    assert not await freeze_hooks(agent, "freeze", 5)
+    fake.run = with_hooks("hooks 2\n")
     assert await freeze_hooks(agent, "freeze", 5)
-    fake.run = lambda arguments: said("problem freeze the hook a ended with status 1: no\n", 1)
+    fake.run = with_hooks("problem freeze the hook a ended with status 1: no\n", 1)
     with pytest.raises(GuestError, match="the hook a ended with status 1"):
         await freeze_hooks(agent, "freeze", 5)
     fake.run = lambda arguments: said("warning the hook b ended with status 1: no\nhooks 2\n")

@@ -34,7 +34,7 @@ def answer(stage: Stage, outcome: Outcome) -> None:
                 until_full()
 
             take_turns(rounds, pooled, lambda _: _ask(here, FROZEN, pool=False))
-    outcome.notes.append("An answer is that of a command in the guest; of a boot, the agent's first.")
+    outcome.notes.append("An answer is the guest agent's, to a ping, as callers of the API get it.")
     outcome.targets = [
         figures.ratio(
             f"{kind}: request to the agent's first answer ÷ boot", f"{kind}: answer", f"{BOOT}: answer", limit
