@@ -4,11 +4,12 @@
     call.require("VirtualMachine.Interact.PowerOn", mo)      # NotAuthenticated, NoPermission
     call.session_or_fault(mo) -> Session                     # NotAuthenticated
     call.principal -> "root", or "" before a login
+    call.reply.session = session             # whoever logs in: its secret goes back to the client with the answer
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ramet.vsphere.types import NEWEST, vim
@@ -22,13 +23,25 @@ class Session(Protocol):
 
     key: str
     """Shown to clients; not the secret of the cookie."""
+    secret: str
+    """What the cookie carries."""
     user_name: str
+    is_over: bool
+    """Set when it ends, before `Updates.wake`: whoever waits in it for changes then hears that it is over."""
     objects: dict[str, Mo]
     """Views, filters, collectors: they belong to it, nobody else sees them, and they end with it."""
     state: dict[str, Any]
     """What well-known objects keep for each session, by the object's id."""
 
     def may(self, privilege: str) -> bool: ...
+
+
+@dataclass(slots=True)
+class Reply:
+    """What a call has to say beside its result."""
+
+    session: Session | None = None
+    """The session that it has opened: the protocol hands its secret to the client, as cookie or header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +51,8 @@ class Call:
     version: str = NEWEST
     peer: str = ""
     """The client's address, for the audit log."""
+    user_agent: str = ""
+    reply: Reply = field(default_factory=Reply)
 
     @property
     def principal(self) -> str:

@@ -47,6 +47,8 @@ class Operation:
     """None: the schema's."""
     anonymous: bool = False
     """It may be called before a login."""
+    waits: bool = False
+    """It changes nothing, and waits: it is cancelled when its client has gone."""
 
 
 def prop(path: str) -> Callable[[Getter], Getter]:
@@ -60,12 +62,12 @@ def prop(path: str) -> Callable[[Getter], Getter]:
 
 
 def operation(
-    name: str, *, privilege: str | None = None, anonymous: bool = False
+    name: str, *, privilege: str | None = None, anonymous: bool = False, waits: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """This coroutine is the operation of that name on the wire."""
 
     def mark(function: Callable[..., Any]) -> Callable[..., Any]:
-        function.__dict__["ramet_operation"] = Operation(name, function, privilege, anonymous)
+        function.__dict__["ramet_operation"] = Operation(name, function, privilege, anonymous, waits)
         return function
 
     return mark

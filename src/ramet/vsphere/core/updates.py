@@ -2,6 +2,7 @@
 
     updates.touch(moid)                      properties of that object may have changed
     updates.reshape(moid)                    and so may have what is under it: it came, went, or moved
+    updates.wake()                           nothing changed, but whoever waits looks around: a session has ended
     updates.stamp                            of the last change
     updates.since(stamp) -> Changes          what was touched after that stamp; `everything` when too far back
     await updates.wait(stamp, timeout_s)     True when something changed after `stamp`
@@ -44,6 +45,9 @@ class Updates:
     def _note(self, moid: str, shape: bool) -> None:
         self.stamp += 1
         self._log.append((self.stamp, moid, shape))
+        self._bell.ring()
+
+    def wake(self) -> None:
         self._bell.ring()
 
     def since(self, stamp: int) -> Changes:
