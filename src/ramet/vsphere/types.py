@@ -8,6 +8,8 @@
     property_info(wire, "runtime") -> info or None
     is_a(wire, other) -> bool                types are loaded lazily: issubclass on a lazy one would fail
     wire_name(wire) -> "VirtualMachine"
+    make(vim.Description, label="x")         a data object, made quickly and without a check: for values known to fit
+    fields_of(wire) -> {name: info}          of a data object, in their order on the wire
 
 pyVmomi has no types that mypy could follow: its names are Any here, and the rest of the surface says what it means in
 its own signatures.
@@ -16,6 +18,7 @@ its own signatures.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 
 from pyVmomi import VmomiSupport as Support
@@ -25,7 +28,9 @@ __all__ = [
     "NAMESPACE",
     "NEWEST",
     "Support",
+    "fields_of",
     "is_a",
+    "make",
     "operation_info",
     "prior_versions",
     "property_info",
@@ -75,6 +80,7 @@ def version_for(soap_action: str | None) -> str:
     return str(version)
 
 
+@lru_cache(8192)
 def operation_info(wire: Any, name: str) -> Any:
     """What the schema says of a method, by its name on the wire; None when the type has no such method."""
     if name == "Fetch":
@@ -98,3 +104,28 @@ def is_a(wire: Any, other: Any) -> bool:
 def wire_name(wire: Any) -> str:
     """The type's name on the wire: vim.VirtualMachine -> 'VirtualMachine'."""
     return str(wire._wsdlName)
+
+
+@lru_cache(8192)
+def fields_of(wire: Any) -> dict[str, Any]:
+    """What the schema says of a data object's fields, by name, in their order on the wire."""
+    return {info.name: info for info in wire._GetPropertyList()}
+
+
+@lru_cache(8192)
+def _blank(wire: Any) -> tuple[dict[str, Any], tuple[tuple[str, Any], ...]]:
+    made = wire()
+    arrays = tuple((name, info.type) for name, info in fields_of(wire).items() if issubclass(info.type, Support.Array))
+    return {name: getattr(made, name) for name in fields_of(wire)}, arrays
+
+
+def make(wire: Any, **fields: Any) -> Any:
+    """A data object like its constructor's, which checks every field under a lock: ten times the price."""
+    made = wire.__new__(wire)
+    values, arrays = _blank(wire)
+    inside = made.__dict__
+    inside.update(values)
+    for name, kind in arrays:
+        inside[name] = kind()
+    inside.update(fields)
+    return made

@@ -63,11 +63,12 @@ class World:
 
     def add(self, mo: Mo) -> None:
         self._objects[mo.moid] = mo
-        self.updates.reshape(mo.moid)
+        self.updates.reshape(mo.moid, mo.wire)
 
     def remove(self, moid: str) -> None:
-        if self._objects.pop(moid, None) is not None:
-            self.updates.reshape(moid)
+        gone = self._objects.pop(moid, None)
+        if gone is not None:
+            self.updates.reshape(moid, gone.wire)
 
     def keep(self, call: Call, mo: Mo) -> Any:
         """Give an object to the caller's session; returns its reference."""
