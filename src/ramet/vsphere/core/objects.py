@@ -83,13 +83,14 @@ class Mo:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.getters, cls.operations = dict(cls.getters), dict(cls.operations)
-        for member in vars(cls).values():
-            for path in getattr(member, "ramet_paths", ()):
-                cls.getters[path] = member
-            offered = getattr(member, "ramet_operation", None)
-            if offered is not None:
-                cls.operations[offered.name] = offered
+        cls.getters, cls.operations = {}, {}
+        for base in reversed(cls.__mro__):  # one that is composed of several has what each of them has
+            for member in vars(base).values():
+                for path in getattr(member, "ramet_paths", ()):
+                    cls.getters[path] = member
+                offered = getattr(member, "ramet_operation", None)
+                if offered is not None:
+                    cls.operations[offered.name] = offered
 
     def __init__(self, world: World, moid: str) -> None:
         self.world = world
