@@ -5,10 +5,12 @@
     call.session_or_fault(mo) -> Session                     # NotAuthenticated
     call.principal -> "root", or "" before a login
     call.reply.session = session             # whoever logs in: its secret goes back to the client with the answer
+    CURRENT.get() -> Call or None            # for the few properties that differ by who reads them
 """
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -73,3 +75,16 @@ class Call:
                 privilegeId=privilege,
                 msg=f"Permission to perform this operation was denied. It needs the privilege {privilege}.",
             )
+
+
+CURRENT: ContextVar[Call | None] = ContextVar("CURRENT", default=None)
+"""The call that is being served, in the task that serves it."""
+
+
+class Attendant(Protocol):
+    """Who is told of every call: for the audit log, and so that a session in use does not grow old."""
+
+    def came(self, call: Call) -> None: ...
+
+    def went(self, call: Call, moid: str, name: str, fault: Any) -> None:
+        """`fault` is None when it succeeded."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from ramet.vsphere.core.calls import Call
+from ramet.vsphere.core.calls import CURRENT, Call
 from ramet.vsphere.core.faults import fault_of
 from ramet.vsphere.core.objects import Mo, Operation
 from ramet.vsphere.core.world import World
@@ -49,15 +49,13 @@ def offered(mo: Mo, name: str) -> Offer:
 
 async def invoke(world: World, call: Call, moid: str, name: str, arguments: dict[str, Any]) -> Any:
     """Do it: find, check arguments and privilege, call. The result is of the type that the schema declares."""
+    attendant, fault, token = world.attendant, None, CURRENT.set(call)
+    if attendant is not None:
+        attendant.came(call)
     try:
-        mo = world.find(moid, call)
-        offer = offered(mo, name)
-        _admit(mo, offer, call)
-        check_arguments(offer.info, arguments)
-        if offer.operation is None:
-            return await mo.fetch(call, **arguments)
-        return await offer.operation.function(mo, call, **arguments)
+        return await _invoke(world, call, moid, name, arguments)
     except asyncio.CancelledError:
+        fault = vmodl.fault.RequestCanceled()
         raise
     except Exception as exc:
         fault = fault_of(exc)
@@ -67,6 +65,20 @@ async def invoke(world: World, call: Call, moid: str, name: str, arguments: dict
                 reason="Internal error.", msg="Something went wrong inside the server; its log has the details."
             )
         raise fault from exc
+    finally:
+        CURRENT.reset(token)
+        if attendant is not None:
+            attendant.went(call, moid, name, fault)
+
+
+async def _invoke(world: World, call: Call, moid: str, name: str, arguments: dict[str, Any]) -> Any:
+    mo = world.find(moid, call)
+    offer = offered(mo, name)
+    _admit(mo, offer, call)
+    check_arguments(offer.info, arguments)
+    if offer.operation is None:
+        return await mo.fetch(call, **arguments)
+    return await offer.operation.function(mo, call, **arguments)
 
 
 def _admit(mo: Mo, offer: Offer, call: Call) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ramet.vsphere.core.calls import Call
+from ramet.vsphere.core.calls import Attendant, Call
 from ramet.vsphere.core.objects import Mo
 from ramet.vsphere.core.updates import Updates
 from ramet.vsphere.types import Support, is_a, vmodl
@@ -34,6 +34,8 @@ class World:
         self.updates = Updates()
         self.parts: dict[type[Any], Any] = {}
         """The rooms' own services by their class, put there when the surface opens: `world.part(Sessions)`."""
+        self.attendant: Attendant | None = None
+        """Told of every call, when there is one."""
         self._objects: dict[str, Mo] = {}
         self._numbers = itertools.count(1)
 
