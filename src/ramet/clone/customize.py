@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from pydantic import ValidationError
 
@@ -26,7 +26,7 @@ from ramet.model.identity import (
     TcpPolicy,
     hostname_from,
 )
-from ramet.model.machine import Machine, Nic
+from ramet.model.machine import Machine, Nic, Vm
 from ramet.model.requests import CloneVm
 from ramet.model.units import check_name
 
@@ -115,6 +115,26 @@ def identity_for(request: CloneVm, machine: Machine, source: Machine, number: in
         timeout_s=request.identity_timeout_s,
     )
     return Identity(state=IdentityState.PENDING, plan=plan)
+
+
+def custom_plan(vm: Vm, source_macs: Mapping[str, str], known: Collection[str], values: Customization) -> Plan:
+    """For a VM that runs already. `known`: MAC addresses as its guest has them, which after a clone are its source's
+    until the driver is bound anew; `source_macs` tells which card that is."""
+
+    def old_mac(nic: Nic) -> str:
+        source = source_macs.get(nic.id, nic.mac)
+        return source if nic.mac not in known and source in known else nic.mac
+
+    def planned(nic: Nic) -> PlannedNic:
+        wanted = values.nics.get(nic.id, NicAddress())
+        return PlannedNic(id=nic.id, mac=nic.mac, old_mac=old_mac(nic), address=wanted.address, gateway=wanted.gateway)
+
+    return Plan(
+        hostname=values.hostname or hostname_from(vm.name),
+        domain=values.domain,
+        dns=values.dns,
+        nics=tuple(planned(nic) for nic in vm.machine.nics if nic.inside is None),
+    )
 
 
 def _planned(nic: Nic, source: Machine, values: Customization) -> PlannedNic:

@@ -96,6 +96,14 @@ async def _ask(live: LiveMachine, plan: Plan) -> Acknowledgement:
     return acknowledgement
 
 
+async def replan(live: LiveMachine, plan: Plan) -> None:
+    """A running VM is to be what this plan says: from here on it is off its networks, until `give` has succeeded."""
+    check_not_asked(live)
+    next_state(live.vm.state, Operation.REACH_GUEST, name=live.name)
+    await live.change(identity=Identity(state=IdentityState.PENDING, plan=plan))
+    await _close_links(live)
+
+
 def set_by_hand(live: LiveMachine) -> Iterator[tuple[str, str, str]]:
     """Port group, MAC and address of each NIC whose plan has an address."""
     nics = {nic.id: nic for nic in live.vm.machine.nics}

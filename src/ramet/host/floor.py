@@ -124,6 +124,17 @@ class Floor:
                 return ()
 
 
+async def let_go(floor: Floor) -> None:
+    """The daemon ends, its VMs do not."""
+    for live in list(floor.machines.values()):
+        await live.detach()
+    on = any(vm.is_on for vm in floor.inventory.vms())
+    await floor.rooms.networks.close(remove_namespace=not on)
+    for base, _ in floor.rooms.cgroups.bases.values():
+        with contextlib.suppress(OSError):  # another daemon's VMs may be in it
+            base.rmdir()
+
+
 def lineage_children(vms: list[Vm]) -> dict[str | None, list[Vm]]:
     """VMs by the source they were cloned from; None for those whose source is gone, or never was."""
     present = {vm.id for vm in vms}

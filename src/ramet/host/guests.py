@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from ipaddress import IPv4Address
 
 from ramet.errors import GuestError, NotFoundError, RametError, StateError, UnsupportedError, UsageError
+from ramet.guest.agent import ExecOutcome
 from ramet.guest.tools_install import install_tools
 from ramet.host.floor import Floor
 from ramet.host.rotate import read_tail
@@ -36,14 +37,17 @@ class GuestDesk:
     async def exec(self, ref: str, request: Exec) -> ExecResult:
         agent = self._floor.find(ref).agent
         stdin = base64.b64decode(request.stdin_base64 or "")
-        outcome = await agent.exec(request.argv, stdin=stdin, env=request.env, timeout_s=request.timeout_s)
-        return ExecResult(
-            exit_code=outcome.exit_code if outcome.exit_code is not None else 128 + (outcome.signal or 0),
-            signal=outcome.signal,
-            stdout_base64=base64.b64encode(outcome.stdout).decode(),
-            stderr_base64=base64.b64encode(outcome.stderr).decode(),
-            truncated=outcome.truncated,
-        )
+        return _result(await agent.exec(request.argv, stdin=stdin, env=request.env, timeout_s=request.timeout_s))
+
+    async def spawn(self, ref: str, request: Exec) -> int:
+        """Start a program that runs on when this returns; its process id in the guest. `timeout_s` is not heeded."""
+        stdin = base64.b64decode(request.stdin_base64 or "")
+        return await self._floor.find(ref).agent.spawn(request.argv, stdin=stdin, env=request.env)
+
+    async def ended(self, ref: str, pid: int) -> ExecResult | None:
+        """How a program that `spawn` started ended; None while it runs. The agent tells it once, and forgets it."""
+        outcome = await self._floor.find(ref).agent.ended(pid)
+        return None if outcome is None else _result(outcome)
 
     async def wait_agent(self, ref: str, timeout_s: float) -> None:
         """Until the guest agent answers, as a guest does that has booted. DeadlineError when it does not."""
@@ -164,6 +168,16 @@ class GuestDesk:
         live.require_process()
         path = live.run_dir.console if kind == "console" else live.run_dir.vnc
         return await asyncio.to_thread(_connect, str(path), live.name)
+
+
+def _result(outcome: ExecOutcome) -> ExecResult:
+    return ExecResult(
+        exit_code=outcome.exit_code if outcome.exit_code is not None else 128 + (outcome.signal or 0),
+        signal=outcome.signal,
+        stdout_base64=base64.b64encode(outcome.stdout).decode(),
+        stderr_base64=base64.b64encode(outcome.stderr).decode(),
+        truncated=outcome.truncated,
+    )
 
 
 def believable(told: Iterable[str], cidr: str | None, others: Collection[str]) -> str | None:

@@ -9,14 +9,25 @@ from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
-from ramet.clone.identity import accept_bare, check_not_asked, give, guard_of, open_links, set_by_hand, wait_on_network
+from ramet.clone.customize import custom_plan
+from ramet.clone.identity import (
+    accept_bare,
+    check_not_asked,
+    give,
+    guard_of,
+    open_links,
+    replan,
+    set_by_hand,
+    wait_on_network,
+)
 from ramet.clone.quiesce import Quiesced, wake
-from ramet.errors import RametError, StateError
+from ramet.errors import RametError, StateError, UsageError
 from ramet.host.floor import Floor
 from ramet.host.tasks import TaskHandle, TaskManager
+from ramet.machine.lifecycle import Operation, next_state
 from ramet.machine.live import LiveMachine
 from ramet.model.host import Task
-from ramet.model.identity import IdentityState
+from ramet.model.identity import Customization, IdentityState
 from ramet.model.machine import Nic, VmState
 from ramet.network.firewall import Guard
 
@@ -120,6 +131,32 @@ class IdentityDesk:
             return {"id": live.id, "name": live.name, "identity": live.vm.identity.model_dump(mode="json")}
 
         return await self._tasks.start("vm.identify", live.name, work, vm_id=live.id, cancellable=True)
+
+    async def customize(self, ref: str, values: Customization) -> Task:
+        """Make a machine of its own, with these values, of a VM that runs: of a clone that was taken as it is, above
+        all. It is off its networks meanwhile, and stays so when its guest does not acknowledge. UsageError."""
+        live = self._floor.find(ref)
+        check_not_asked(live)
+        next_state(live.vm.state, Operation.REACH_GUEST, name=live.name)
+        unknown = sorted(set(values.nics) - {nic.id for nic in live.vm.machine.nics})
+        if unknown:
+            raise UsageError(f"{live.name!r} has no NIC {unknown[0]!r}.")
+
+        async def work(handle: TaskHandle) -> object:
+            known = {(one.mac or "").lower() for one in await live.agent.interfaces()}
+            await replan(live, custom_plan(live.vm, self._source_macs(live), known, values))
+            with handle.step("identity"):
+                await give(live, await self._guard_again(live))
+            with handle.step("network"):
+                await wait_on_network([live], NETWORK_WAIT_S)
+            return {"id": live.id, "name": live.name, "identity": live.vm.identity.model_dump(mode="json")}
+
+        return await self._tasks.start("vm.customize", live.name, work, vm_id=live.id, cancellable=True)
+
+    def _source_macs(self, live: LiveMachine) -> dict[str, str]:
+        """NIC id -> how its source knows it, while that is there."""
+        source = self._floor.machines.get(live.vm.lineage.source_id) if live.vm.lineage else None
+        return {nic.id: nic.mac for nic in source.vm.machine.nics} if source is not None else {}
 
     async def _guard_again(self, live: LiveMachine) -> Guard | None:
         source = self._floor.machines.get(live.vm.lineage.source_id) if live.vm.lineage else None
