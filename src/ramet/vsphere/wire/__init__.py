@@ -1,0 +1,1 @@
+"""Between bytes and values of the schema: XML, JSON, HTTP."""

@@ -1,0 +1,148 @@
+"""XML that people and scripts type into a form: one parameter's elements, made into what the schema declares.
+
+    parse_fragment(text) -> [Element, ...]                  # FragmentError
+    argument(elements, parameter) -> value                  # InvalidArgument, with the path that is wrong
+
+Prefixes mean nothing here, so that `xsi:type` works undeclared. Bounded in size and depth; a document type, and with it
+any entity, is a syntax error inside of an element, and expat knows the five plain entities only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+from xml.parsers.expat import ExpatError, ParserCreate
+
+from ramet.vsphere.types import Support, is_a
+from ramet.vsphere.wire import leaves
+from ramet.vsphere.wire.leaves import wrong
+
+MAX_CHARACTERS = 1 << 20
+MAX_DEPTH = 64
+
+
+class FragmentError(ValueError):
+    """What is wrong with the XML, in a sentence for the caller."""
+
+
+@dataclass(slots=True)
+class Element:
+    name: str
+    attributes: dict[str, str] = field(default_factory=dict)
+    text: str = ""
+    children: list[Element] = field(default_factory=list)
+
+
+class _Builder:
+    def __init__(self) -> None:
+        self.stack = [Element("")]
+
+    def start(self, name: str, attributes: dict[str, str]) -> None:
+        if len(self.stack) > MAX_DEPTH + 1:
+            raise FragmentError(f"The XML is nested more than {MAX_DEPTH} deep.")
+        made = Element(_plain(name), {_plain(key): value for key, value in _types_last(attributes)})
+        if "xsi:type" in attributes:
+            made.attributes["xsi:type"] = attributes["xsi:type"]
+        self.stack[-1].children.append(made)
+        self.stack.append(made)
+
+    def end(self, name: str) -> None:
+        self.stack.pop()
+
+    def data(self, text: str) -> None:
+        self.stack[-1].text += text
+
+
+def _types_last(attributes: dict[str, str]) -> list[tuple[str, str]]:
+    """A plain `type` wins over one with a prefix; `xsi:type` is kept beside it."""
+    return sorted(attributes.items(), key=lambda item: ":" not in item[0])
+
+
+def _plain(name: str) -> str:
+    return name.rpartition(":")[2]
+
+
+def parse_fragment(text: str) -> list[Element]:
+    """The elements at the top of a text; FragmentError when it is no XML."""
+    if len(text) > MAX_CHARACTERS:
+        raise FragmentError(f"The XML is longer than {MAX_CHARACTERS} characters.")
+    builder = _Builder()
+    parser = ParserCreate()
+    parser.buffer_text = True
+    parser.StartElementHandler, parser.EndElementHandler = builder.start, builder.end
+    parser.CharacterDataHandler = builder.data
+    try:
+        parser.Parse(f"<fragment>{text.strip()}</fragment>".encode("utf-8", "surrogatepass"), True)
+    except ExpatError as exc:
+        raise FragmentError(f"This is no well-formed XML: {exc}.") from exc
+    fragment = builder.stack[0].children[0]
+    if fragment.text.strip():
+        raise FragmentError("There is text outside of the elements.")
+    return fragment.children
+
+
+def argument(elements: list[Element], parameter: Any) -> Any:
+    """The parameter's value: None when there are no elements, an array of all of them when it is one."""
+    strange = next((one.name for one in elements if one.name != parameter.name), None)
+    if strange is not None:
+        raise wrong(parameter.name, f"the element is called <{parameter.name}>, not <{strange}>.")
+    return _value(elements, parameter.type, parameter.name)
+
+
+def _value(elements: list[Element], kind: Any, where: str) -> Any:
+    if leaves.is_array(kind):
+        return kind([_one(element, kind.Item, f"{where}[{i}]") for i, element in enumerate(elements)])
+    if len(elements) > 1:
+        raise wrong(where, "it stands here more than once.")
+    return _one(elements[0], kind, where) if elements else None
+
+
+def _one(element: Element, declared: Any, where: str) -> Any:
+    kind = _kind(element, declared, where)
+    if leaves.is_array(kind):
+        return kind([_one(child, kind.Item, f"{where}[{i}]") for i, child in enumerate(element.children)])
+    if leaves.is_reference(kind):
+        named = element.attributes.get("type")
+        named = None if named is None or _plain(named) == "ManagedObjectReference" else named
+        return leaves.reference(named, element.text.strip(), kind, where)
+    if leaves.is_data(kind) or leaves.is_fault(kind):
+        return _data(element, kind, where)
+    if element.children:
+        raise wrong(where, f"a {leaves.type_name(kind)} has no elements inside.")
+    return leaves.leaf(kind, element.text, where)
+
+
+def _kind(element: Element, declared: Any, where: str) -> Any:
+    """What the element says that it is, as long as that is a kind of what is declared."""
+    said = element.attributes.get("xsi:type")
+    if said is None:
+        return str if declared is object else declared
+    kind = leaves.named_type(said)
+    if kind is None:
+        raise wrong(where, f"there is no type {said!r}.")
+    if kind is Support.ManagedObject and leaves.is_reference(declared):
+        return declared
+    if declared is not object and not is_a(kind, declared):
+        raise wrong(where, f"a {said} is no {leaves.type_name(declared)}.")
+    return kind
+
+
+def _data(element: Element, kind: Any, where: str) -> Any:
+    if element.text.strip():
+        raise wrong(where, f"a {leaves.type_name(kind)} has elements inside, and here is text.")
+    known = {info.name: info for info in kind._GetPropertyList()}
+    given: dict[str, list[Element]] = {}
+    for child in element.children:
+        if child.name not in known:
+            raise wrong(f"{where}.{child.name}", f"a {leaves.type_name(kind)} has nothing of that name.")
+        given.setdefault(child.name, []).append(child)
+    made = kind(**{name: _value(found, known[name].type, f"{where}.{name}") for name, found in given.items()})
+    check_required(kind, given, where)
+    return made
+
+
+def check_required(kind: Any, given: Any, where: str) -> None:
+    """InvalidArgument for the first field that must be there and is not."""
+    for info in kind._GetPropertyList():
+        if info.name not in given and not info.flags & Support.F_OPTIONAL and not leaves.is_array(info.type):
+            raise wrong(f"{where}.{info.name}", f"a {leaves.type_name(kind)} needs it.")
