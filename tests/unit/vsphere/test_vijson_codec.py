@@ -11,6 +11,7 @@ from ramet.vsphere.types import Support, vim, vmodl
 from ramet.vsphere.vijson.codec import fault_to_json, from_json, to_json
 from ramet.vsphere.wire.bounded_json import JsonError, parse_json
 
+REFERENCE = {"_typeName": "ManagedObjectReference", "type": "VirtualMachine", "value": "vm-1"}
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 
@@ -48,13 +49,13 @@ def test_a_data_object_carries_its_type() -> None:
             vim.VirtualMachine.PowerState("poweredOn"),
             {"_typeName": "VirtualMachinePowerState", "_value": "poweredOn"},
         ),
-        (vim.VirtualMachine("vm-1"), {"_typeName": "ManagedObjectReference", "type": "VirtualMachine", "value": "vm-1"}),
+        (vim.VirtualMachine("vm-1"), REFERENCE),
         (Support.GetVmodlType("string[]")(["a"]), {"_typeName": "ArrayOfString", "_value": ["a"]}),
         (
             vim.VirtualMachine.Array([vim.VirtualMachine("vm-1")]),
             {
                 "_typeName": "ArrayOfManagedObjectReference",
-                "_value": [{"_typeName": "ManagedObjectReference", "type": "VirtualMachine", "value": "vm-1"}],
+                "_value": [REFERENCE],
             },
         ),
     ],
@@ -74,7 +75,8 @@ def test_a_fault_in_a_field_is_localized_and_one_that_is_the_answer_is_not() -> 
 
 
 def test_names_of_types_and_methods_are_strings() -> None:
-    spec = from_json({"type": "VirtualMachine", "pathSet": ["name"]}, vmodl.query.PropertyCollector.PropertySpec, "spec")
+    data = {"type": "VirtualMachine", "pathSet": ["name"]}
+    spec = from_json(data, vmodl.query.PropertyCollector.PropertySpec, "spec")
     assert spec.type is vim.VirtualMachine
     assert to_json(spec)["type"] == "VirtualMachine"
     info = vim.TaskInfo(name=Support.GetWsdlMethod("urn:vim25", "PowerOnVM_Task"))
@@ -115,8 +117,8 @@ def test_what_does_not_fit_is_named(data: Any, where: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "value"),
     [
-        ("int", 1 << 31), ("short", 70000), ("byte", 300), ("int", 1.5), ("int", True), ("boolean", 2), ("dateTime", "x"),
-        ("double", "nan"), ("VirtualMachinePowerState", "on"), ("string", 1), ("binary", 7),
+        ("int", 1 << 31), ("short", 70000), ("byte", 300), ("int", 1.5), ("int", True), ("boolean", 2),
+        ("dateTime", "x"), ("double", "nan"), ("VirtualMachinePowerState", "on"), ("string", 1), ("binary", 7),
     ],
 )  # fmt: skip
 def test_a_value_that_does_not_fit_its_type_is_refused(kind: str, value: Any) -> None:
