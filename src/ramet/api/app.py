@@ -13,6 +13,7 @@ from fastapi import FastAPI
 
 from ramet import __version__
 from ramet.api import (
+    access_routes,
     device_routes,
     edge,
     follow_routes,
@@ -47,6 +48,7 @@ _ROUTES = (
     host_routes,
     memory_routes,
     sharing_routes,
+    access_routes,
 )
 
 

@@ -22,8 +22,10 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import IO, Any, Literal, Self, TypeVar
+from typing import IO, Any, Literal, Self
 
+from ramet.api.access_calls import AccessCalls
+from ramet.api.calls import quote
 from ramet.api.launch import start_daemon as launch_daemon
 from ramet.api.wire import Wire
 from ramet.errors import DeadlineError, PeerError, from_dict
@@ -52,8 +54,6 @@ from ramet.model.sharing import PageSharing, PageSharingView, SetPageSharing
 from ramet.model.trying import TryCommand
 from ramet.model.views import CheckView, CloneForecast, CloneResult, ExecResult, HostView, TreeNode, VmView
 
-M = TypeVar("M", bound=Model)
-
 LONG_POLL_S = 30.0
 _RECONNECT_S = 15.0
 _STREAM_OPEN_S = 45.0
@@ -69,14 +69,14 @@ def chosen_state_dir() -> Path:
     return Path(chosen).expanduser() if chosen else default_state_dir()
 
 
-class Client:
+class Client(AccessCalls):
     """A connection to one daemon. Close it, or use it as a context manager."""
 
     def __init__(self, socket_path: Path, timeout_s: float = 60.0) -> None:
         """`socket_path` is the API's socket. `timeout_s` bounds each answer; long waits add their own time to it."""
         self.socket_path = socket_path
         self.timeout_s = timeout_s
-        self._wire = Wire(socket_path, timeout_s)
+        super().__init__(Wire(socket_path, timeout_s))
 
     @classmethod
     def connect(cls, state_dir: Path | None = None, *, start_daemon: bool = True, timeout_s: float = 60.0) -> Self:
@@ -213,10 +213,10 @@ class Client:
 
     def write_exec(self, exec_id: str, data: bytes, end: bool = False) -> None:
         """To the standard input of a followed command, the `id` of which `started` told; at most 1 MiB at once."""
-        self._wire.upload(f"/v1/execs/{_quote(exec_id)}/stdin", {"end": end}, data, wait_s=_INPUT_S)
+        self._wire.upload(f"/v1/execs/{quote(exec_id)}/stdin", {"end": end}, data, wait_s=_INPUT_S)
 
     def signal_exec(self, exec_id: str, name: str = "INT") -> None:
-        self._wire.json("POST", f"/v1/execs/{_quote(exec_id)}/signal", body={"signal": name})
+        self._wire.json("POST", f"/v1/execs/{quote(exec_id)}/signal", body={"signal": name})
 
     def try_command(self, ref: str, request: TryCommand) -> Task:
         """The task's result is a `TryReport`, its output (`task_output`) that of the command."""
@@ -224,7 +224,7 @@ class Client:
 
     def task_output(self, task_id: str) -> Generator[ExecEvent, None, None]:
         """What a trial's command prints, from the beginning to its end."""
-        return self._follow("GET", f"/v1/tasks/{_quote(task_id)}/output")
+        return self._follow("GET", f"/v1/tasks/{quote(task_id)}/output")
 
     def _follow(self, method: str, path: str, body: Model | None = None) -> Generator[ExecEvent, None, None]:
         data = body.model_dump(mode="json") if body is not None else None
@@ -283,7 +283,7 @@ class Client:
         return self._call(Task, "POST", "/v1/images/import", request)
 
     def remove_image(self, name: str) -> None:
-        self._wire.json("DELETE", f"/v1/images/{_quote(name)}")
+        self._wire.json("DELETE", f"/v1/images/{quote(name)}")
 
     def list_networks(self) -> list[Network]:
         return self._list(Network, "/v1/networks")
@@ -292,13 +292,13 @@ class Client:
         return self._call(Network, "POST", "/v1/networks", request)
 
     def show_network(self, name: str) -> Network:
-        return self._call(Network, "GET", f"/v1/networks/{_quote(name)}")
+        return self._call(Network, "GET", f"/v1/networks/{quote(name)}")
 
     def change_network(self, name: str, request: ChangeNetwork) -> Network:
-        return self._call(Network, "PATCH", f"/v1/networks/{_quote(name)}", request)
+        return self._call(Network, "PATCH", f"/v1/networks/{quote(name)}", request)
 
     def remove_network(self, name: str) -> None:
-        self._wire.json("DELETE", f"/v1/networks/{_quote(name)}")
+        self._wire.json("DELETE", f"/v1/networks/{quote(name)}")
 
     # Tasks and events
 
@@ -309,10 +309,10 @@ class Client:
     def get_task(self, task_id: str, wait_s: float = 0.0, since: int | None = None) -> Task:
         """The task as it is; with `wait_s`, once it has ended, or has a version above `since`, or the time is over."""
         query = {"wait_s": wait_s, **({} if since is None else {"since": since})}
-        return self._call(Task, "GET", f"/v1/tasks/{_quote(task_id)}", query=query, wait_s=wait_s)
+        return self._call(Task, "GET", f"/v1/tasks/{quote(task_id)}", query=query, wait_s=wait_s)
 
     def cancel_task(self, task_id: str) -> Task:
-        return self._call(Task, "POST", f"/v1/tasks/{_quote(task_id)}/cancel")
+        return self._call(Task, "POST", f"/v1/tasks/{quote(task_id)}/cancel")
 
     def wait_task(
         self, task: Task | str, on_update: Callable[[Task], None] | None = None, timeout_s: float | None = None
@@ -409,22 +409,6 @@ class Client:
 
     # Below
 
-    def _call(
-        self,
-        model: type[M],
-        method: str,
-        path: str,
-        body: Model | dict[str, Any] | None = None,
-        *,
-        query: dict[str, Any] | None = None,
-        wait_s: float = 0.0,
-    ) -> M:
-        data = body.model_dump(mode="json") if isinstance(body, Model) else body
-        return model.model_validate(self._wire.json(method, path, query, data, wait_s))
-
-    def _list(self, model: type[M], path: str, query: dict[str, Any] | None = None) -> list[M]:
-        return [model.model_validate(item) for item in self._wire.json("GET", path, query)]
-
     def _poll_through_restart(self, task: Task, wait_s: float, follow: bool) -> Task:
         try:
             return self.get_task(task.id, wait_s, task.version if follow else None)
@@ -482,11 +466,5 @@ def _chunks(data: bytes | IO[bytes] | Iterable[bytes]) -> bytes | Iterable[bytes
     return data
 
 
-def _quote(text: str) -> str:
-    from urllib.parse import quote
-
-    return quote(text, safe="")
-
-
 def _vm(ref: str, *rest: str) -> str:
-    return "/".join(["/v1/vms", _quote(ref), *(_quote(part) for part in rest)])
+    return "/".join(["/v1/vms", quote(ref), *(quote(part) for part in rest)])

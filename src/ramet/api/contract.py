@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 
 from ramet.host.events import EventLog
 from ramet.host.tasks import TaskManager
+from ramet.model.access import AddUser, Credentials, Role, SetVsphere, UserView, VsphereView
 from ramet.model.execution import ExecEvent, FollowExec
 from ramet.model.host import Image, Network, Task
 from ramet.model.memory import HostMemory, MemoryHistory
@@ -61,6 +62,26 @@ class Sharing(Protocol):
     async def set(self, request: SetPageSharing, by_uid: int | None, /) -> Task: ...
 
 
+class Access(Protocol):
+    """Users, and the listener for vSphere clients."""
+
+    def list_users(self) -> list[UserView]: ...
+
+    async def add_user(self, request: AddUser, by_uid: int | None, /) -> Credentials: ...
+
+    async def remove_user(self, name: str, by_uid: int | None, /) -> None: ...
+
+    async def set_password(self, name: str, password: str | None, by_uid: int | None, /) -> Credentials: ...
+
+    async def set_role(self, name: str, role: Role, by_uid: int | None, /) -> UserView: ...
+
+    async def unlock_user(self, name: str, by_uid: int | None, /) -> UserView: ...
+
+    def vsphere(self) -> VsphereView: ...
+
+    async def set_vsphere(self, request: SetVsphere, by_uid: int | None, /) -> VsphereView: ...
+
+
 class Host(Protocol):
     """The engine behind the API."""
 
@@ -78,6 +99,9 @@ class Host(Protocol):
 
     @property
     def sharing(self) -> Sharing: ...
+
+    @property
+    def access(self) -> Access: ...
 
     # VMs
 

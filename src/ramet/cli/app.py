@@ -19,7 +19,9 @@ from ramet.cli import (
     pool,
     task,
     try_,
+    user,
     vm,
+    vsphere,
 )
 from ramet.cli.command import JSON, QUIET, ROOT_STATE, Root
 
@@ -50,6 +52,8 @@ def _build() -> typer.Typer:
     app.add_typer(task.app)
     task.register(app)
     app.add_typer(host_settings.app)
+    app.add_typer(vsphere.app)
+    app.add_typer(user.app)
     app.add_typer(host.tools)
     host.register(app)
     bench.register(app)

@@ -41,6 +41,8 @@ ORDER = (
     "pool",
     "memory",
     "host",
+    "vsphere",
+    "user",
     "tree",
     "ssh",
     "forward",

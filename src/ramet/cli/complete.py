@@ -30,6 +30,10 @@ def pools(ctx: typer.Context, incomplete: str) -> list[str]:
     return _names(ctx, lambda client: client.list_pools(), incomplete, "vm")
 
 
+def users(ctx: typer.Context, incomplete: str) -> list[str]:
+    return _names(ctx, lambda client: client.list_users(), incomplete)
+
+
 def guest_files(ctx: typer.Context, incomplete: str) -> list[str]:
     """'we' to 'web:'; paths are left to the shell."""
     return [] if ":" in incomplete or "/" in incomplete else [f"{name}:" for name in vms(ctx, incomplete)]

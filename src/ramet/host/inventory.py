@@ -8,7 +8,7 @@
         await inventory.put_vm(vm) -> Vm                  # new, changed or renamed; ConflictError on a taken name
         await inventory.change_vm(vm_id, **fields) -> Vm  # read, change, write without losing another's change
         await inventory.remove_vm(vm_id)                  # nothing when it is gone
-        inventory.images, .networks, .moments, .pools, .journal   # Table[...]
+        inventory.images, .networks, .moments, .pools, .users, .journal   # Table[...]
         inventory.setting(name) / await inventory.put_setting(name, value)
 
     Table[M]:  all() -> list[M];  get(key) -> M | None;  find(key) -> M (NotFoundError with 'did you mean')
@@ -31,6 +31,7 @@ from pydantic import ValidationError
 
 from ramet.errors import ConflictError, DamagedError, NotFoundError
 from ramet.host.store import Change, Delete, Put, Store
+from ramet.model.access import User
 from ramet.model.base import Model, explain
 from ramet.model.host import Image, JournalEntry, Network
 from ramet.model.machine import Moment, Vm
@@ -144,16 +145,17 @@ class Inventory:
     """Reads are plain functions over memory; writes are durable when they return."""
 
     def __init__(self, store: Store) -> None:
-        self._store = store
+        self.store = self._store = store
         self._vms = Table(store, "vm/", Vm, lambda vm: vm.id, "VM")
         self._settings = Table(store, "setting/", Setting, lambda setting: setting.name, "setting")
         self.images = Table(store, "image/", Image, lambda image: image.name, "image")
         self.networks = Table(store, "network/", Network, lambda network: network.name, "port group")
         self.moments = Table(store, "moment/", Moment, lambda moment: moment.id, "moment")
         self.pools = Table(store, "pool/", PoolSpec, lambda spec: spec.vm_id, "pool")
+        self.users = Table(store, "user/", User, lambda user: user.name, "user")
         self.journal = Table(store, "journal/", JournalEntry, lambda entry: entry.id, "journal entry")
         self._tables: tuple[Table[Any], ...] = (
-            self._vms, self._settings, self.images, self.networks, self.moments, self.pools, self.journal,
+            self._vms, self._settings, self.images, self.networks, self.moments, self.pools, self.users, self.journal,
         )  # fmt: skip
         self._ids: dict[str, str] = {}
         """Name -> id of the VMs in memory."""

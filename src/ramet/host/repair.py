@@ -31,6 +31,7 @@ from ramet.host.inventory import Setting
 from ramet.host.repair_layers import Layers
 from ramet.host.sqlite_store import SCHEMA, SCHEMA_VERSION, backup_path
 from ramet.machine.paths import StatePaths
+from ramet.model.access import User
 from ramet.model.base import Model, explain
 from ramet.model.host import Image, JournalEntry, Network, Task
 from ramet.model.machine import Moment, Vm
@@ -44,6 +45,7 @@ _MODELS: dict[str, type[Model]] = {
     "moment": Moment,
     "pool": PoolSpec,
     "setting": Setting,
+    "user": User,
     "journal": JournalEntry,
     "task": Task,
 }

@@ -13,6 +13,8 @@ import structlog
 
 import ramet
 from ramet.errors import RametError, StateError
+from ramet.host.access_desk import AccessDesk
+from ramet.host.autostart import autostart
 from ramet.host.book import HostBook
 from ramet.host.clones import CloneDesk
 from ramet.host.composing import compose
@@ -22,7 +24,7 @@ from ramet.host.doctor import examine
 from ramet.host.events import EventLog
 from ramet.host.execs import ExecDesk
 from ramet.host.expiry import Expiry
-from ramet.host.floor import Floor, lineage_children
+from ramet.host.floor import Floor, let_go, lineage_children
 from ramet.host.guests import GuestDesk
 from ramet.host.identities import IdentityDesk
 from ramet.host.inventory import Inventory
@@ -52,6 +54,7 @@ from ramet.machine.paths import StatePaths
 from ramet.machine.view import vm_view
 from ramet.model.execution import ExecEvent, FollowExec
 from ramet.model.host import Image, Network, Task
+from ramet.model.identity import Customization
 from ramet.model.machine import Vm, VmState
 from ramet.model.pool import PoolView, SetPool
 from ramet.model.requests import (
@@ -91,11 +94,13 @@ class Host:
         events: EventLog,
         journal: Journal,
         metrics: Metrics,
+        access: AccessDesk,
     ) -> None:
         self.settings = settings
         self.tasks = tasks
         self.events = events
         self.metrics = metrics
+        self.access = access
         self.floor = floor
         self._journal = journal
         self._locks = VmLocks(name_of=self._name_of)
@@ -138,12 +143,13 @@ class Host:
             qemu = await find_qemu(settings.qemu_binary)
             rooms = await compose(settings, paths, qemu, inventory, book, stack)
             floor = Floor(rooms, inventory)
-            stack.push_async_callback(_let_go, floor)  # before the tasks in the stack: they end first
+            stack.push_async_callback(let_go, floor)  # before the tasks in the stack: they end first
             metrics = Metrics()
             tasks = await stack.enter_async_context(
                 TaskManager.open(store, on_final=metrics.note_task, history=settings.task_history)
             )
-            host = cls(settings, floor, tasks, events, journal, metrics)
+            access = await stack.enter_async_context(AccessDesk.open(inventory, events, settings))
+            host = cls(settings, floor, tasks, events, journal, metrics, access)
             book.on_forgotten = host.floor.drop
             await host._begin(book)
             copies = Copies(store, paths.records)
@@ -167,23 +173,7 @@ class Host:
         await self._stock.collect_directories()
         await self._tries.sweep()
         await self._identities.resume()
-        await self._autostart()
-
-    async def _autostart(self) -> None:
-        """One after the other, as a task of their own: guests that boot all at once hold each other up."""
-        wanted = [m.id for m in self.floor.machines.values() if m.vm.machine.autostart and m.vm.state is VmState.OFF]
-        if not wanted:
-            return
-
-        async def work(handle: TaskHandle) -> None:
-            for vm_id in wanted:
-                try:
-                    await self._vms.start(vm_id)
-                except RametError as exc:
-                    self.floor.rooms.book.emit("host.warning", f"A VM did not start by itself: {exc}")
-                await asyncio.sleep(self.settings.autostart_delay_s)
-
-        await self.tasks.start("host.autostart", f"{len(wanted)} VMs", work, cancellable=True)
+        await autostart(self.floor, self.tasks, self._vms, self.settings.autostart_delay_s)
 
     async def _serve_guests(self) -> None:
         """Guests that freeze themselves, or must be started again after a reset."""
@@ -227,6 +217,10 @@ class Host:
             yield paths.console_log(vm_id), self.settings.console_quota_bytes
             for name in (QEMU_LOG, EVENT_LOG):
                 yield paths.vm(vm_id) / name, self.settings.log_quota_bytes
+
+    def is_busy(self, vm_id: str) -> bool:
+        """Whether an operation holds the VM."""
+        return self._locks.is_busy(vm_id)
 
     def _name_of(self, vm_id: str) -> str:
         live = self.floor.machines.get(vm_id)
@@ -293,6 +287,9 @@ class Host:
 
     async def identify_vm(self, ref: str, bare: bool = False) -> Task:
         return await self._identities.identify(ref, bare)
+
+    async def customize_vm(self, ref: str, values: Customization) -> Task:
+        return await self._identities.customize(ref, values)
 
     async def tree(self) -> list[TreeNode]:
         children = lineage_children(self.floor.inventory.users_vms())
@@ -377,6 +374,12 @@ class Host:
 
     async def exec_in_vm(self, ref: str, request: Exec) -> ExecResult:
         return await self._guests.exec(ref, request)
+
+    async def spawn_in_vm(self, ref: str, request: Exec) -> int:
+        return await self._guests.spawn(ref, request)
+
+    async def ended_in_vm(self, ref: str, pid: int) -> ExecResult | None:
+        return await self._guests.ended(ref, pid)
 
     def follow_exec(self, ref: str, request: FollowExec) -> AsyncGenerator[ExecEvent, None]:
         return self._execs.follow(ref, request)
@@ -474,17 +477,6 @@ class Host:
             return await selftest(self, handle)
 
         return await self.tasks.start("doctor.selftest", "this host", work, cancellable=True)
-
-
-async def _let_go(floor: Floor) -> None:
-    """The daemon ends, its VMs do not."""
-    for live in list(floor.machines.values()):
-        await live.detach()
-    on = any(vm.is_on for vm in floor.inventory.vms())
-    await floor.rooms.networks.close(remove_namespace=not on)
-    for base, _ in floor.rooms.cgroups.bases.values():
-        with contextlib.suppress(OSError):  # another daemon's VMs may be in it
-            base.rmdir()
 
 
 def _pool_limits(settings: Settings) -> PoolLimits:

@@ -17,9 +17,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from ramet.errors import UsageError
+from ramet.model.access import listen_text, parse_listen
 from ramet.model.base import Model, explain
 from ramet.model.units import MIB
 
@@ -109,6 +110,35 @@ class Settings(Model):
         default=2.0, gt=0, le=100, description="Share of one processor that measuring memory may take, percent."
     )
     rotate_every_s: float = Field(default=10.0, gt=0, description="Between two looks at the size of logs, seconds.")
+    vsphere_listen: str = Field(
+        default="",
+        description="ADDRESS:PORT at which vSphere clients are served, until `ramet vsphere` says otherwise; empty: no "
+        "port is opened.",
+    )
+    tls_certificate: Path | None = Field(
+        default=None,
+        description="Certificate for vSphere clients, with its chain, in PEM.",
+        json_schema_extra={"shown_default": "made by the daemon, in `tls` in the state folder"},
+    )
+    tls_key: Path | None = Field(
+        default=None,
+        description="Key of `tls_certificate`, in PEM, not encrypted.",
+        json_schema_extra={"shown_default": "made by the daemon"},
+    )
+    session_idle_s: float = Field(
+        default=1800.0, ge=1, description="A vSphere client's session ends when it asks nothing for so long, seconds."
+    )
+    sessions_max: int = Field(default=1000, ge=1, description="Sessions of vSphere clients that are open at a time.")
+    connections_max: int = Field(
+        default=512, ge=1, le=10_000, description="Connections of vSphere clients that are open at a time."
+    )
+    lockout_failures: int = Field(
+        default=5, ge=1, description="Wrong passwords within ten minutes after which a user is locked."
+    )
+    lockout_s: float = Field(default=900.0, ge=0, description="How long a user is locked then, seconds.")
+    audit_quota_bytes: int = Field(
+        default=64 * MIB, ge=65536, description="Kept of the audit log, `audit.jsonl` in the state folder, bytes."
+    )
     task_history: int = Field(default=1000, ge=10, description="Tasks that are remembered after their end.")
     event_history: int = Field(default=10_000, ge=100, description="Events that are remembered.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
@@ -117,6 +147,16 @@ class Settings(Model):
     log_format: Literal["auto", "console", "json"] = Field(
         default="auto", description="console, json, or auto: console on a terminal."
     )
+
+    @field_validator("vsphere_listen")
+    @classmethod
+    def _listen(cls, value: str) -> str:
+        if not value:
+            return value
+        try:
+            return listen_text(*parse_listen(value))
+        except UsageError as exc:
+            raise ValueError(str(exc).rstrip(".")) from exc
 
     @property
     def api_socket(self) -> Path:

@@ -17,7 +17,9 @@ from typing import Any
 from ramet.api.contract import StreamKind
 from ramet.api.server import serve
 from ramet.errors import ConflictError, GuestError, NotFoundError, StateError
+from ramet.host.access_desk import AccessDesk
 from ramet.host.events import EventLog
+from ramet.host.inventory import Inventory
 from ramet.host.settings import Settings
 from ramet.host.sqlite_store import SqliteStore
 from ramet.host.stock import changed_network
@@ -104,8 +106,9 @@ class FakeMetrics:
 
 
 class FakeHost:
-    def __init__(self, tasks: TaskManager, events: EventLog, settings: Settings) -> None:
+    def __init__(self, tasks: TaskManager, events: EventLog, settings: Settings, access: AccessDesk) -> None:
         self.tasks = tasks
+        self.access = access
         self.events = events
         self.memory = FakeMemory()
         self.sharing = FakeSharing(tasks)
@@ -129,9 +132,11 @@ class FakeHost:
             async with (
                 EventLog.open(settings.state_dir / "events.jsonl") as events,
                 TaskManager.open(store) as tasks,
+                Inventory.open(store) as inventory,
+                AccessDesk.open(inventory, events, settings) as access,
             ):
                 events.emit("host.started", "The host started.")
-                yield cls(tasks, events, settings)
+                yield cls(tasks, events, settings, access)
         finally:
             await store.aclose()
 

@@ -5,7 +5,7 @@ from tools.openapi import generated
 
 from ramet.api import Client
 from ramet.api.app import openapi
-from ramet.api.contract import Host
+from ramet.api.contract import Access, Host
 
 ROOT = Path(__file__).parents[3]
 
@@ -31,7 +31,9 @@ def test_every_operation_has_a_method_of_the_client_and_is_named_as_the_hosts() 
     assert len(ids) == len(operations())
     elsewhere = {"list_events": "events"}
     assert {name for name in ids if not hasattr(Client, elsewhere.get(name, name))} == set()
-    asked = {name for name in vars(Host) if not name.startswith("_")} - {"tasks", "events", "sharing"}
+    asked = {name for name in vars(Host) if not name.startswith("_")} - {"tasks", "events", "sharing", "access"}
     streams, same_route = {"open_stream"}, {"forecast_clone"}
     own = {"list_tasks", "get_task", "cancel_task", "list_events", "memory_history", "page_sharing", "set_page_sharing"}
-    assert asked - streams - same_route == ids - own
+    access = {name for name in vars(Access) if not name.startswith("_")}
+    assert asked - streams - same_route == ids - own - access
+    assert access <= ids

@@ -18,6 +18,7 @@ from ramet.cli.output import Output
 from ramet.cli.session import Setup
 from ramet.clone.customize import numbered_names
 from ramet.errors import ConflictError, NotFoundError
+from ramet.model.access import AddUser, Credentials, Role, SetVsphere, UserView, VsphereView
 from ramet.model.execution import ExecEvent, FollowExec
 from ramet.model.host import Event, Image, Network, Step, Task, TaskState
 from ramet.model.machine import Disk, Lineage, Machine, Nic, Stun, VmState
@@ -176,6 +177,8 @@ class FakeClient:
     host_memory: HostMemory | None = None
     sharing: PageSharingView = field(default_factory=lambda: PageSharingView(mode=PageSharing.OFF))
     points: tuple[MemoryPoint, ...] = ()
+    users: list[UserView] = field(default_factory=list)
+    vsphere_view: VsphereView = field(default_factory=lambda: VsphereView(on=False))
     closed: bool = False
 
     def _note(self, name: str, *args: Any) -> None:
@@ -453,6 +456,37 @@ class FakeClient:
     def remove_pool(self, ref: str) -> None:
         self._note("remove_pool", ref)
         self._find(ref)
+
+    def list_users(self) -> list[UserView]:
+        self._note("list_users")
+        return list(self.users)
+
+    def add_user(self, request: AddUser) -> Credentials:
+        self._note("add_user", request)
+        return Credentials(name=request.name, password=None if request.password else "made-here")
+
+    def remove_user(self, name: str) -> None:
+        self._note("remove_user", name)
+
+    def set_password(self, name: str, password: str | None = None) -> Credentials:
+        self._note("set_password", name, password)
+        return Credentials(name=name, password=None if password else "made-here")
+
+    def set_role(self, name: str, role: Role) -> UserView:
+        self._note("set_role", name, role)
+        return UserView(name=name, role=role, created_at=NOW, password_changed_at=NOW)
+
+    def unlock_user(self, name: str) -> UserView:
+        self._note("unlock_user", name)
+        return UserView(name=name, role=Role.OPERATOR, created_at=NOW, password_changed_at=NOW)
+
+    def vsphere(self) -> VsphereView:
+        self._note("vsphere")
+        return self.vsphere_view
+
+    def set_vsphere(self, request: SetVsphere) -> VsphereView:
+        self._note("set_vsphere", request)
+        return self.vsphere_view
 
     def tree(self) -> list[TreeNode]:
         self._note("tree")

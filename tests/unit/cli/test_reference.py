@@ -25,6 +25,8 @@ vm nic add|set|rm
 network create|ls|rm|set|show
 pool set|ls|rm
 host show|set
+user add|ls|rm|passwd|role|unlock
+vsphere on|off|show
 task ls|show|cancel
 tools install
 """
