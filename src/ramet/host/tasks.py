@@ -7,6 +7,7 @@
         await tasks.wait(task_id, timeout_s=30, since_version=None) -> Task
         await tasks.cancel(task_id) -> Task            # StateError when it cannot be; a final task is just returned
         await tasks.amend(task_id, result)             # a better result for a task that has succeeded
+    tasks.watchers.append(told)                    # told(task_id) of every change, progress too; plain and quick
 
     async def work(handle: TaskHandle) -> Any:         # the result: JSON, a model, or a tuple or list of models
         handle.id
@@ -130,6 +131,8 @@ class TaskManager:
         """One beside each work, never cancelled: it writes how the work ended, even if it never began."""
         self._changed: dict[str, Bell] = {}
         self._closing = False
+        self.watchers: list[Callable[[str], None]] = []
+        """Called with the id of a task that began, went on, ended, or is no longer remembered."""
 
     @classmethod
     @asynccontextmanager
@@ -188,6 +191,7 @@ class TaskManager:
         await self._persist_start(task)
         self._tasks[task.id] = task
         self._changed[task.id] = Bell()
+        self._notify(task.id)
         handle = self._handles[task.id] = TaskHandle(self, task.id)
         worker = asyncio.create_task(_call(work, handle), name=f"{kind} {target}")
         self._workers[task.id] = worker
@@ -264,6 +268,7 @@ class TaskManager:
         await self._store.put(_PREFIX + task_id, amended.model_dump(mode="json"))
         if task_id in self._tasks:
             self._tasks[task_id] = amended
+            self._notify(task_id)
         else:
             await self._store.delete(_PREFIX + task_id)
 
@@ -313,6 +318,7 @@ class TaskManager:
         self._keepers.pop(task_id, None)
         if bell := self._changed.pop(task_id, None):
             bell.ring()
+        self._notify(task_id)
         self._tell(ended)
 
     async def _persist_end(self, task: Task) -> None:
@@ -327,6 +333,14 @@ class TaskManager:
             log.error("the end of a task was not written", task=task.id, error=str(exc))
         for old in surplus:
             self._tasks.pop(old, None)
+            self._notify(old)
+
+    def _notify(self, task_id: str) -> None:
+        for told in self.watchers:
+            try:
+                told(task_id)
+            except Exception:
+                log.exception("telling of a task's change failed", task=task_id)
 
     def _tell(self, task: Task) -> None:
         try:
@@ -341,6 +355,7 @@ class TaskManager:
             return  # a straggler of the work
         self._tasks[task_id] = task.model_copy(update={**update, "version": task.version + 1})
         self._changed[task_id].ring()
+        self._notify(task_id)
 
 
 def _read(entries: list[Entry]) -> Iterator[Task]:

@@ -1,0 +1,1 @@
+"""What stands in the inventory beside the machines: folders, datacenter, host, pool, datastore, networks."""

@@ -1,0 +1,1 @@
+"""VirtualMachine: its properties, and what can be done with it."""

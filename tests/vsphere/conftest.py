@@ -1,0 +1,46 @@
+"""For tests of the vSphere surface: a real host without guests, and its world."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from ramet.host.service import Host
+from ramet.host.settings import load
+from ramet.vsphere.core.calls import Call
+from ramet.vsphere.core.world import World
+from ramet.vsphere.opening import open_world
+from tests.vsphere.kit import root_call
+
+
+@pytest.fixture
+def state_dir() -> Iterator[Path]:
+    """Short: the path of a Unix socket has 107 bytes."""
+    path = Path(tempfile.mkdtemp(prefix="rv-", dir="/tmp"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest_asyncio.fixture
+async def host(state_dir: Path) -> AsyncIterator[Host]:
+    """A host of its own; nothing runs on it."""
+    async with Host.open(load({"state_dir": state_dir}, env={})) as host:
+        yield host
+
+
+@pytest_asyncio.fixture
+async def world(host: Host) -> AsyncIterator[World]:
+    async with open_world(host) as world:
+        yield world
+
+
+@pytest.fixture
+def call() -> Call:
+    """By somebody who may do anything."""
+    return root_call()
