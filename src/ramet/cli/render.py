@@ -390,7 +390,8 @@ def repair(out: Output, view: RepairView) -> None:
         out.line("The inventory is whole; nothing was changed.")
         return
     out.line(f"The inventory was damaged ({view.problem}) and has been put together again.")
-    counts = (f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in view.kept.items() if count)
+    kinds = {kind: "vSphere record" if kind == "vsphere" else kind for kind in view.kept}
+    counts = (f"{count} {kinds[kind]}{'' if count == 1 else 's'}" for kind, count in view.kept.items() if count)
     out.facts(
         [
             ("kept", ", ".join(counts) or "nothing"),

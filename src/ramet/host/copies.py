@@ -28,7 +28,7 @@ from ramet.host.store import MAX_VALUE_BYTES, Change, Store
 
 log = structlog.stdlib.get_logger(__name__)
 
-KINDS = ("vm", "image", "network", "moment", "pool", "setting", "user")
+KINDS = ("vm", "image", "network", "moment", "pool", "setting", "user", "vsphere")
 BEHIND_S = 0.2
 """How long changes are gathered: a clone's record is written several times within milliseconds."""
 _SUFFIX = ".json"

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from ramet.errors import RametError
 from ramet.host.copies import read_copies
@@ -38,6 +38,13 @@ from ramet.model.machine import Moment, Vm
 from ramet.model.pool import PoolSpec
 from ramet.model.views import RepairView
 
+
+class Foreign(Model):
+    """A record of a surface above this room: whole when it is JSON, and what it says is that one's business."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
 _MODELS: dict[str, type[Model]] = {
     "vm": Vm,
     "image": Image,
@@ -46,6 +53,7 @@ _MODELS: dict[str, type[Model]] = {
     "pool": PoolSpec,
     "setting": Setting,
     "user": User,
+    "vsphere": Foreign,
     "journal": JournalEntry,
     "task": Task,
 }

@@ -49,7 +49,7 @@ async def inventory_of(paths: StatePaths) -> AsyncIterator[Inventory]:
 
 
 async def furnish(paths: StatePaths) -> None:
-    """Four VMs over one base, a port group, an image, a pool."""
+    """Four VMs over one base, a port group, an image, a pool, a folder of the vSphere surface."""
     paths.prepare()
     async with inventory_of(paths) as inventory:
         layers = LayerStore(paths.layers)
@@ -60,6 +60,7 @@ async def furnish(paths: StatePaths) -> None:
             layers.create_overlay("base", layer_id=f"{name}-disk0")
             await inventory.put_vm(vm(name, f"{name}-disk0"))
         await inventory.pools.put(PoolSpec(vm_id=vm("web", None).id, size=2))
+        await inventory.store.put("vsphere/folder/0123456789ab", {"id": "0123456789ab", "name": "lab"})
 
 
 @contextmanager
@@ -128,7 +129,7 @@ async def test_every_damage_is_refused_and_repaired_without_a_loss(paths: StateP
     assert view.aside
     assert view.lost == ()
     assert view.vms == tuple(sorted(NAMES))
-    assert (view.kept["network"], view.kept["image"], view.kept["pool"]) == (1, 1, 1)
+    assert (view.kept["network"], view.kept["image"], view.kept["pool"], view.kept["vsphere"]) == (1, 1, 1, 1)
     assert await names_in(paths) == set(NAMES)
     if damage not in ("gone", "empty"):
         assert (Path(view.aside) / path.name).exists()

@@ -7,7 +7,8 @@
     tasks.known() -> list[(Task, Shown | None)]                        # newest first
 
 Every task of the host has its Task here, whoever began it, from before its first change is told until the host forgets
-it. What is remembered beside the host's record is written when the task has ended, behind the client's back.
+it. What is remembered beside the host's record is written when the task has ended, behind the client's back; like the
+host's own history it is not worth a copy for the case of damage.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Tasks:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._notes = Table(world.store, "vsphere/task/", TaskNote, lambda one: one.id, "task")
+        self._notes = Table(world.store, "vsphere-task/", TaskNote, lambda one: one.id, "task")
         self._shown: dict[str, Shown] = {}
         self._results: dict[str, Result] = {}
         self._of_entity: dict[str, list[str]] = {}
