@@ -19,11 +19,14 @@ _PRIVATE = re.compile(r"^Private_(?:Clean|Dirty): +(\d+) kB$", re.MULTILINE)
 def idle(stage: Stage, outcome: Outcome) -> None:
     """Memory that is its guest's alone, and what its process has beside guest memory."""
     guests = (MICRO_GUEST,) if stage.quick else (MICRO_GUEST, DEBIAN_GUEST)
-    wait_s = 5.0 if stage.quick else 60.0
+    wait_s, settle_s = (5.0, 5.0) if stage.quick else (60.0, 15.0)
     outcome.guest = "; ".join(guest.text for guest in guests)
-    outcome.notes.append(f"After {wait_s:.0f} s. Processes' memory by Pss: what several share counts by its part.")
+    outcome.notes.append(
+        f"After {wait_s:.0f} s; before, the source had nothing to do for {settle_s:.0f} s. Processes' memory by Pss: "
+        "what several share counts by its part."
+    )
     for guest in guests:
-        _measure(stage, outcome.figures, guest, 3, wait_s)
+        _measure(stage, outcome.figures, guest, 3, wait_s, settle_s)
     figures = outcome.figures
     for guest in guests:
         outcome.targets += [
@@ -32,8 +35,9 @@ def idle(stage: Stage, outcome: Outcome) -> None:
         ]
 
 
-def _measure(stage: Stage, figures: Figures, guest: Guest, count: int, wait_s: float) -> None:
+def _measure(stage: Stage, figures: Figures, guest: Guest, count: int, wait_s: float, settle_s: float) -> None:
     with ground(stage, figures, guest) as here:
+        time.sleep(settle_s)  # what the commands of a moment ago set going is not what an idle guest does
         stage.freeze(here.source)
         clones = [stage.clone(here.source, stage.name("idle")) for _ in range(count)]
         stage.tell(f"waiting {wait_s:.0f} s")
