@@ -14,11 +14,13 @@ from ramet.vsphere import ids
 from ramet.vsphere.core.objects import Mo
 from ramet.vsphere.core.world import World
 from ramet.vsphere.following import Follower
+from ramet.vsphere.guest import managers as guest_managers
 from ramet.vsphere.inventory import objects as inventory
 from ramet.vsphere.inventory.entity import Labels
 from ramet.vsphere.inventory.folders import VmFolder
 from ramet.vsphere.inventory.host_facts import HostFacts, HostMeter, read_host
 from ramet.vsphere.inventory.places import Places
+from ramet.vsphere.machine import checker
 from ramet.vsphere.machine.disk_facts import DiskFacts
 from ramet.vsphere.machine.guest_facts import GuestFacts
 from ramet.vsphere.machine.usage import Usage
@@ -28,7 +30,12 @@ from ramet.vsphere.tasks.desk import Tasks
 if TYPE_CHECKING:
     from ramet.host.service import Host
 
-ROOMS: tuple[Callable[[World], list[Mo]], ...] = (inventory.objects, task_manager.objects)
+ROOMS: tuple[Callable[[World], list[Mo]], ...] = (
+    inventory.objects,
+    task_manager.objects,
+    checker.objects,
+    guest_managers.objects,
+)
 """Each room's objects that are always there."""
 
 

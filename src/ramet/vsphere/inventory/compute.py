@@ -10,6 +10,7 @@ from ramet.vsphere import ids
 from ramet.vsphere.core.objects import prop
 from ramet.vsphere.inventory.entity import Entity
 from ramet.vsphere.inventory.host_facts import HostFacts, HostMeter
+from ramet.vsphere.inventory.operations import PoolOperations
 from ramet.vsphere.inventory.shape import utc
 from ramet.vsphere.types import vim
 
@@ -73,7 +74,7 @@ class ComputeResource(Entity):
         )
 
 
-class ResourcePool(Entity):
+class ResourcePool(PoolOperations, Entity):
     """All VMs are in the one pool: limits of processors are each VM's own."""
 
     wire = vim.ResourcePool

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ramet.vsphere import ids
 from ramet.vsphere.core.objects import prop
 from ramet.vsphere.inventory.entity import Entity
+from ramet.vsphere.inventory.operations import DatacenterOperations, FolderOperations
 from ramet.vsphere.inventory.places import Places
 from ramet.vsphere.types import vim
 
@@ -45,7 +46,7 @@ class FixedFolder(Entity):
         return self.refs(self._kind)
 
 
-class VmFolder(Entity):
+class VmFolder(FolderOperations, Entity):
     """A folder of VMs and of folders: the topmost one, or one that somebody made."""
 
     wire = vim.Folder
@@ -79,7 +80,7 @@ class VmFolder(Entity):
         return [*folders, *(one for one in vms if one is not None)]
 
 
-class Datacenter(Entity):
+class Datacenter(DatacenterOperations, Entity):
     wire = vim.Datacenter
 
     @property

@@ -12,7 +12,7 @@ from ramet.vsphere import ids
 from ramet.vsphere.core.calls import Call
 from ramet.vsphere.core.objects import Mo, operation
 from ramet.vsphere.inventory.places import Places
-from ramet.vsphere.machine.long_work import run, show
+from ramet.vsphere.machine.long_work import run, show, until_known
 from ramet.vsphere.machine.operations_life import refused
 from ramet.vsphere.machine.operations_power import PowerOperations
 from ramet.vsphere.machine.refusals import refusing
@@ -90,6 +90,7 @@ class FolderOperations(Mo):
             noted["folder"] = self.moid
         if any(noted.values()):
             await self._places.change(vm_id, **noted)
+        await until_known(self.world, ids.vm_moid(vm_id))
         return vim.VirtualMachine(ids.vm_moid(vm_id))
 
     register = refused("RegisterVM_Task", _FILES)

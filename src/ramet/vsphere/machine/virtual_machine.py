@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from ramet.vsphere.machine.operations_clone import CloneOperations
+from ramet.vsphere.machine.operations_config import ConfigOperations
+from ramet.vsphere.machine.operations_life import LifeOperations
+from ramet.vsphere.machine.operations_power import PowerOperations
 from ramet.vsphere.machine.properties import MachineProperties
 
 
-class VirtualMachine(MachineProperties):
+class VirtualMachine(PowerOperations, CloneOperations, ConfigOperations, LifeOperations, MachineProperties):
     """One VM of the host."""

@@ -1,0 +1,1 @@
+"""What clients do inside guests, as the guest's own users."""
