@@ -9,6 +9,7 @@
     is_a(wire, other) -> bool                types are loaded lazily: issubclass on a lazy one would fail
     wire_name(wire) -> "VirtualMachine"
     make(vim.Description, label="x")         a data object, made quickly and without a check: for values known to fit
+    @remember(8192)                          functools.lru_cache, for functions of types
     fields_of(wire) -> {name: info}          of a data object, in their order on the wire
 
 pyVmomi has no types that mypy could follow: its names are Any here, and the rest of the surface says what it means in
@@ -18,8 +19,9 @@ its own signatures.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from pyVmomi import VmomiSupport as Support
 from pyVmomi import vim, vmodl
@@ -35,6 +37,7 @@ __all__ = [
     "prior_versions",
     "property_info",
     "release",
+    "remember",
     "version_for",
     "vim",
     "vmodl",
@@ -56,6 +59,14 @@ FETCH: Any = Support.Object(
     params=(Support.Object(name="prop", type=str, version="vmodl.version.version0", flags=0, privId=None),),
 )
 """How clients since 8.0 read one property. Every managed object has it, and the registry knows it not."""
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def remember(most: int) -> Callable[[F], F]:
+    """`functools.lru_cache` in the eyes of mypy, for which types are no hashable arguments."""
+    return cast("Callable[[F], F]", lru_cache(most))
 
 
 def release(version: str) -> str:
@@ -80,7 +91,7 @@ def version_for(soap_action: str | None) -> str:
     return str(version)
 
 
-@lru_cache(8192)
+@remember(8192)
 def operation_info(wire: Any, name: str) -> Any:
     """What the schema says of a method, by its name on the wire; None when the type has no such method."""
     if name == "Fetch":
@@ -106,13 +117,13 @@ def wire_name(wire: Any) -> str:
     return str(wire._wsdlName)
 
 
-@lru_cache(8192)
+@remember(8192)
 def fields_of(wire: Any) -> dict[str, Any]:
     """What the schema says of a data object's fields, by name, in their order on the wire."""
     return {info.name: info for info in wire._GetPropertyList()}
 
 
-@lru_cache(8192)
+@remember(8192)
 def _blank(wire: Any) -> tuple[dict[str, Any], tuple[tuple[str, Any], ...]]:
     made = wire()
     arrays = tuple((name, info.type) for name, info in fields_of(wire).items() if issubclass(info.type, Support.Array))

@@ -16,10 +16,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from ramet.vsphere.types import Support, property_info, vmodl
+from ramet.vsphere.types import Support, property_info, remember, vmodl
 
 if TYPE_CHECKING:
     from ramet.vsphere.core.objects import Mo
@@ -45,7 +44,7 @@ def split(path: str) -> list[tuple[str, str | None]]:
     return parts
 
 
-@lru_cache(_KNOWN_PATHS)
+@remember(_KNOWN_PATHS)
 def check_path(wire: Any, path: str) -> None:
     """InvalidProperty when the type has nothing there, whatever this server knows of it."""
     kind = wire
@@ -104,7 +103,7 @@ def value_at(mo: Mo, path: str) -> Any:
     return reader(type(mo), path)(mo)
 
 
-@lru_cache(_KNOWN_PATHS)
+@remember(_KNOWN_PATHS)
 def reader(kind: type[Mo], path: str) -> Callable[[Mo], Any]:
     """What reads that path of objects of a class: the class's own function for it, or for the longest part of it."""
     if path in kind.getters:

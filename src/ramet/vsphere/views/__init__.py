@@ -1,0 +1,1 @@
+"""Views of the inventory that clients make, and the search in it."""

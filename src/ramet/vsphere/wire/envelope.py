@@ -1,0 +1,86 @@
+"""SOAP answers: an envelope around a result, or around a fault.
+
+    response(info, result, version) -> bytes
+    await response_of_many(info, result, version) -> bytes       # lets others run between the parts of a long list
+    fault(exc, version) -> bytes
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from ramet.vsphere.types import NAMESPACE, Support, vmodl, wire_name
+from ramet.vsphere.wire.soap_values import Out, escape, fields_writer, known_kind, writer
+
+__all__ = ["fault", "is_long", "response", "response_of_many"]
+
+_START = (
+    '<?xml version="1.0" encoding="UTF-8"?>\n'
+    '<soapenv:Envelope xmlns:soapenc="http://schemas.xmlsoap.org/soap/encoding/"'
+    ' xmlns:soapenv="http://schemas.xmlsoap.org/soap/envelope/"'
+    ' xmlns:xsd="http://www.w3.org/2001/XMLSchema"'
+    ' xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">\n<soapenv:Body>\n'
+)
+_END = "\n</soapenv:Body>\n</soapenv:Envelope>"
+_AT_ONCE = 500
+"""Objects that are written between two chances for others: about 5 ms."""
+
+
+def response(info: Any, result: Any, version: str) -> bytes:
+    out = [_START, f'<{info.wsdlName}Response xmlns="{NAMESPACE}">']
+    if result is not None:
+        writer("returnval", info.result, version)(out, result)
+    return _close(out, info)
+
+
+def is_long(result: Any) -> bool:
+    return len(_items(result)) > _AT_ONCE
+
+
+async def response_of_many(info: Any, result: Any, version: str) -> bytes:
+    out = [_START, f'<{info.wsdlName}Response xmlns="{NAMESPACE}">']
+    items = _items(result)
+    if items is result:
+        await _write_all(out, writer("returnval", info.result.Item, version), items)
+    else:  # a RetrieveResult: its token comes first, and then its objects
+        out.append("<returnval>")
+        if result.token is not None:
+            writer("token", str, version)(out, result.token)
+        await _write_all(out, writer("objects", type(items).Item, version), items)
+        out.append("</returnval>")
+    return _close(out, info)
+
+
+def _items(result: Any) -> Any:
+    if isinstance(result, vmodl.query.PropertyCollector.RetrieveResult):
+        return result.objects
+    return result if isinstance(result, Support.Array) else ()
+
+
+async def _write_all(out: Out, write: Any, items: Any) -> None:
+    for start in range(0, len(items), _AT_ONCE):
+        for item in items[start : start + _AT_ONCE]:
+            write(out, item)
+        await asyncio.sleep(0)
+
+
+def _close(out: Out, info: Any) -> bytes:
+    out.append(f"</{info.wsdlName}Response>")
+    out.append(_END)
+    return "".join(out).encode()
+
+
+def fault(exc: Any, version: str) -> bytes:
+    """Of a `vmodl.MethodFault`. Clients read the type from the detail, and show the string to people."""
+    known = known_kind(type(exc), version)
+    name = f"{wire_name(known)}Fault"
+    out = [
+        f"{_START}<soapenv:Fault><faultcode>ServerFaultCode</faultcode>",
+        f"<faultstring>{escape(exc.msg or wire_name(type(exc)))}</faultstring><detail>",
+        f'<{name} xmlns="{NAMESPACE}" xsi:type="{wire_name(known)}">',
+    ]
+    fields_writer(known, version)(out, exc)
+    out.append(f"</{name}></detail></soapenv:Fault>{_END}")
+    return "".join(out).encode()
+
