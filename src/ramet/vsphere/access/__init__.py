@@ -1,0 +1,1 @@
+"""Who gets in: sessions, roles and privileges, users as clients ask for them, and the audit of calls."""

@@ -1,0 +1,237 @@
+"""Logging in, roles and privileges, as clients ask for them; through the one door that all protocols use."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from ramet.host.service import Host
+from ramet.model.access import AddUser, Role
+from ramet.vsphere import ids
+from ramet.vsphere.access.attending import is_audited
+from ramet.vsphere.access.privileges import all_privileges, of_role
+from ramet.vsphere.access.roles import Roles
+from ramet.vsphere.access.sessions import Sessions
+from ramet.vsphere.core.calls import Call
+from ramet.vsphere.core.dispatch import invoke
+from ramet.vsphere.core.world import World
+from ramet.vsphere.types import NEWEST, operation_info, vim, vmodl
+
+PASSWORD = "correct horse"
+MANAGER = "AuthorizationManager"
+
+
+async def logged_in(world: World, role: Role, name: str = "eve") -> Call:
+    access = world.host.access
+    if access.users.get(name) is None:
+        await access.add_user(AddUser(name=name, role=role, password=SecretStr(PASSWORD)))
+    call = Call(None, NEWEST, "10.0.0.7", "test")
+    await invoke(world, call, "SessionManager", "Login", {"userName": name, "password": PASSWORD})
+    assert call.reply.session is not None
+    return Call(call.reply.session, NEWEST, "10.0.0.7", "test")
+
+
+async def current(world: World, call: Call) -> Any:
+    return await invoke(world, call, "SessionManager", "Fetch", {"prop": "currentSession"})
+
+
+async def test_a_login_opens_a_session_and_a_logout_ends_it(world: World) -> None:
+    assert await current(world, Call(None)) is None
+    call = await logged_in(world, Role.OPERATOR)
+    session = await current(world, call)
+    assert (session.userName, session.ipAddress, session.userAgent) == ("eve", "10.0.0.7", "test")
+    assert session.callCount == 1
+    assert await invoke(world, call, "SessionManager", "SessionIsActive", {"sessionID": session.key, "userName": "eve"})
+    await invoke(world, call, "SessionManager", "Logout", {})
+    assert world.part(Sessions).all() == []
+    with pytest.raises(vim.fault.NoPermission):
+        await invoke(world, call, "SessionManager", "Logout", {})
+
+
+async def test_who_is_not_logged_in_is_told_so(world: World) -> None:
+    for moid, name, arguments in (
+        (ids.ROOT_FOLDER, "Fetch", {"prop": "name"}),
+        (MANAGER, "RetrieveAllPermissions", {}),
+        ("SessionManager", "AcquireCloneTicket", {}),
+    ):
+        with pytest.raises(vim.fault.NotAuthenticated):
+            await invoke(world, Call(None), moid, name, arguments)
+
+
+@pytest.mark.parametrize("name", ["LoginByToken", "LoginBySSPI"])
+async def test_other_ways_in_are_refused_with_a_sentence(world: World, name: str) -> None:
+    arguments = {"base64Token": "x"} if name == "LoginBySSPI" else {}
+    with pytest.raises(vmodl.fault.NotSupported, match="name and password"):
+        await invoke(world, Call(None), "SessionManager", name, arguments)
+
+
+async def test_a_session_may_be_cloned_once(world: World) -> None:
+    call = await logged_in(world, Role.READ_ONLY)
+    ticket = await invoke(world, call, "SessionManager", "AcquireCloneTicket", {})
+    fresh = Call(None)
+    clone = await invoke(world, fresh, "SessionManager", "CloneSession", {"cloneTicket": ticket})
+    assert clone.userName == "eve"
+    assert fresh.reply.session is not None
+    with pytest.raises(vim.fault.InvalidLogin):
+        await invoke(world, Call(None), "SessionManager", "CloneSession", {"cloneTicket": ticket})
+
+
+async def test_sessions_of_others_are_seen_and_ended_by_administrators_only(world: World) -> None:
+    eve, root = await logged_in(world, Role.OPERATOR), await logged_in(world, Role.ADMINISTRATOR, "root")
+    listed = {"prop": "sessionList"}
+    assert [one.userName for one in await invoke(world, eve, "SessionManager", "Fetch", listed)] == ["eve"]
+    assert len(await invoke(world, root, "SessionManager", "Fetch", listed)) == 2
+    keys = [one.key for one in world.part(Sessions).all()]
+    with pytest.raises(vim.fault.NoPermission):
+        await invoke(world, eve, "SessionManager", "TerminateSession", {"sessionId": keys})
+    with pytest.raises(vmodl.fault.InvalidArgument):
+        await invoke(world, root, "SessionManager", "TerminateSession", {"sessionId": keys})
+    with pytest.raises(vim.fault.NotFound):
+        await invoke(world, root, "SessionManager", "TerminateSession", {"sessionId": [keys[0], "none"]})
+    await invoke(world, root, "SessionManager", "TerminateSession", {"sessionId": keys[:1]})
+    assert [one.user_name for one in world.part(Sessions).all()] == ["root"]
+
+
+async def test_a_role_decides_what_a_user_may_do(world: World) -> None:
+    reader, operator = await logged_in(world, Role.READ_ONLY), await logged_in(world, Role.OPERATOR, "ops")
+    folder = {"name": "made"}
+    with pytest.raises(vim.fault.NoPermission) as caught:
+        await invoke(world, reader, ids.VM_FOLDER, "CreateFolder", folder)
+    assert caught.value.privilegeId == "Folder.Create"
+    assert await invoke(world, operator, ids.VM_FOLDER, "CreateFolder", folder)
+    with pytest.raises(vim.fault.NoPermission):
+        await invoke(world, operator, MANAGER, "AddAuthorizationRole", {"name": "x", "privIds": []})
+
+
+async def test_privileges_are_told_as_they_are(world: World) -> None:
+    call = await logged_in(world, Role.OPERATOR)
+    root = world.ref(ids.ROOT_FOLDER)
+    key = (await current(world, call)).key
+    asked = ["VirtualMachine.Provisioning.Clone", "Global.Settings", "Resource.AssignVMToPool", "No.Such"]
+    arguments = {"entity": root, "sessionId": key, "privId": asked}
+    assert await invoke(world, call, MANAGER, "HasPrivilegeOnEntity", arguments) == [True, False, True, False]
+    [each] = await invoke(world, call, MANAGER, "HasPrivilegeOnEntities", {**arguments, "entity": [root]})
+    assert [one.isGranted for one in each.privAvailability] == [True, False, True, False]
+    arguments = {"entities": [root], "userName": "eve"}
+    [found] = await invoke(world, call, MANAGER, "FetchUserPrivilegeOnEntities", arguments)
+    assert frozenset(found.privileges) == of_role(Role.OPERATOR)
+
+
+async def test_instant_cloning_needs_no_more_than_an_operator_has() -> None:
+    needed = {
+        "VirtualMachine.Provisioning.Clone", "VirtualMachine.Interact.PowerOn",
+        "VirtualMachine.Inventory.CreateFromExisting", "Datastore.AllocateSpace", "Resource.AssignVMToPool",
+    }  # fmt: skip
+    assert needed <= (of_role(Role.OPERATOR) or set())
+    assert needed <= set(all_privileges())
+
+
+async def test_roles_are_defined_given_and_taken(world: World, host: Host) -> None:
+    root = await logged_in(world, Role.ADMINISTRATOR, "root")
+    eve = await logged_in(world, Role.READ_ONLY)
+    arguments = {"name": "Power user", "privIds": ["VirtualMachine.Interact.PowerOn"]}
+    role = await invoke(world, root, MANAGER, "AddAuthorizationRole", arguments)
+    with pytest.raises(vim.fault.AlreadyExists):
+        await invoke(world, root, MANAGER, "AddAuthorizationRole", arguments)
+    with pytest.raises(vim.fault.NotFound):
+        await invoke(world, root, MANAGER, "AddAuthorizationRole", {"name": "y", "privIds": ["No.Such"]})
+    assert not eve.session or not eve.session.may("VirtualMachine.Interact.PowerOn")
+    given = vim.AuthorizationManager.Permission(principal="eve", group=False, roleId=role, propagate=True)
+    place = {"entity": world.ref(ids.ROOT_FOLDER)}
+    await invoke(world, root, MANAGER, "SetEntityPermissions", {**place, "permission": [given]})
+    assert eve.session is not None
+    assert eve.session.may("VirtualMachine.Interact.PowerOn")
+    assert not eve.session.may("VirtualMachine.Interact.PowerOff")
+    permissions = await invoke(world, root, MANAGER, "RetrieveEntityPermissions", {**place, "inherited": False})
+    assert {one.principal: one.roleId for one in permissions} == {"root": -1, "eve": role}
+    with pytest.raises(vim.fault.RemoveFailed):
+        await invoke(world, root, MANAGER, "RemoveAuthorizationRole", {"roleId": role, "failIfUsed": True})
+
+    again = Roles(host.access.users, world.store)
+    await again.load()
+    found = again.of_user("eve")
+    assert found is not None
+    assert found.role_id == role
+
+    await host.access.set_role("eve", Role.OPERATOR)
+    assert world.part(Roles).may(eve.session, "VirtualMachine.Interact.PowerOff")  # type: ignore[arg-type]
+    await invoke(world, root, MANAGER, "RemoveAuthorizationRole", {"roleId": role, "failIfUsed": True})
+    with pytest.raises(vim.fault.NotFound):
+        await invoke(world, root, MANAGER, "RemoveAuthorizationRole", {"roleId": role, "failIfUsed": True})
+
+
+async def test_what_permissions_cannot_say_here_is_refused(world: World) -> None:
+    root = await logged_in(world, Role.ADMINISTRATOR, "root")
+
+    async def set_(moid: str, **change: Any) -> None:
+        base = {"principal": "root", "group": False, "roleId": -2, "propagate": True}
+        permission = vim.AuthorizationManager.Permission(**{**base, **change})
+        arguments = {"entity": world.ref(moid), "permission": [permission]}
+        await invoke(world, root, MANAGER, "SetEntityPermissions", arguments)
+
+    with pytest.raises(vmodl.fault.NotSupported, match="root folder"):
+        await set_(ids.VM_FOLDER)
+    with pytest.raises(vmodl.fault.NotSupported, match="no groups"):
+        await set_(ids.ROOT_FOLDER, group=True)
+    with pytest.raises(vim.fault.UserNotFound):
+        await set_(ids.ROOT_FOLDER, principal="nobody")
+    with pytest.raises(vim.fault.NotFound):
+        await set_(ids.ROOT_FOLDER, roleId=4711)
+    with pytest.raises(vim.fault.InvalidState, match="last administrator"):
+        await set_(ids.ROOT_FOLDER)
+
+
+async def test_users_are_found(world: World) -> None:
+    root = await logged_in(world, Role.ADMINISTRATOR, "root")
+    await logged_in(world, Role.READ_ONLY)
+
+    async def search(text: str, exact: bool = False, **more: Any) -> list[str]:
+        base = {"searchStr": text, "exactMatch": exact, "findUsers": True, "findGroups": True}
+        found = await invoke(world, root, "UserDirectory", "RetrieveUserGroups", {**base, **more})
+        return [one.principal for one in found]
+
+    assert await search("") == ["eve", "root"]
+    assert await search("OO") == ["root"]
+    assert await search("oo", exact=True) == []
+    assert await search("", findUsers=False) == []
+    with pytest.raises(vim.fault.NotFound):
+        await search("", belongsToGroup="wheel")
+
+
+async def test_what_changes_something_is_audited_and_reads_are_not(world: World, host: Host, state_dir: Path) -> None:
+    call = await logged_in(world, Role.OPERATOR)
+    await invoke(world, call, ids.VM_FOLDER, "CreateFolder", {"name": "made"})
+    with pytest.raises(vim.fault.DuplicateName):
+        await invoke(world, call, ids.VM_FOLDER, "CreateFolder", {"name": "made"})
+    with pytest.raises(vim.fault.NoPermission):
+        await invoke(world, call, MANAGER, "AddAuthorizationRole", {"name": "x", "privIds": []})
+    await invoke(world, call, ids.VM_FOLDER, "Fetch", {"prop": "name"})
+    with pytest.raises(vim.fault.InvalidLogin):
+        await invoke(world, Call(None), "SessionManager", "Login", {"userName": "eve", "password": "wrong word"})
+    await host.access.audit._flush()
+    lines = [json.loads(line) for line in (state_dir / "audit.jsonl").read_text().splitlines()]
+    assert [(line["action"], line["result"]) for line in lines] == [
+        ("user.add", "ok"),
+        ("session.login", "ok"),
+        ("Folder.CreateFolder", "ok"),
+        ("Folder.CreateFolder", "DuplicateName"),
+        ("AuthorizationManager.AddAuthorizationRole", "NoPermission"),
+        ("session.login", "InvalidLogin"),
+    ]
+    made = lines[2]
+    assert (made["user"], made["peer"], made["object"], made["name"]) == ("eve", "10.0.0.7", ids.VM_FOLDER, "vm")
+    assert PASSWORD not in (state_dir / "audit.jsonl").read_text()
+
+
+def test_methods_that_change_machines_are_audited() -> None:
+    machine = vim.VirtualMachine
+    names = ("InstantClone_Task", "ReconfigVM_Task", "Destroy_Task", "PowerOnVM_Task", "AcquireTicket", "Rename_Task")
+    for name in names:
+        assert operation_info(machine, name) is not None
+        assert is_audited(machine, name), name
+    assert not is_audited(vim.view.ViewManager, "CreateContainerView")
+    assert not is_audited(vmodl.query.PropertyCollector, "WaitForUpdatesEx")
