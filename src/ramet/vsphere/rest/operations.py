@@ -1,0 +1,10 @@
+"""All operations of the automation API: REST, JSON-RPC and the reference are made from this one table."""
+
+from __future__ import annotations
+
+from ramet.vsphere.rest import cis, guest, hardware, places, vm
+from ramet.vsphere.rest.table import Table
+
+__all__ = ["TABLE"]
+
+TABLE = Table((*cis.OPERATIONS, *vm.OPERATIONS, *hardware.OPERATIONS, *guest.OPERATIONS, *places.OPERATIONS))
