@@ -2,7 +2,8 @@
 
 More at once than there are processors only makes each of them slower, so `Limits.parallel_forks` bounds them. Each goes
 through all of it, prepare, fork, become, before it gives its place to the next: a hundred clones in the making would
-hold a hundred times the descriptors.
+hold a hundred times the descriptors. Those that run give way to those that do not yet: a guest that wakes up takes more
+of a processor, under emulation, than it took to make its VM.
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ async def grow_all(
             seedling = None
             name = order.names[index]
             try:
-                seedling = await _grow(live, record_of(live, order, index, ground.moment_id), fork, ground, adopt)
+                record = record_of(live, order, index, ground.moment_id)
+                seedling = await _grow(live, record, fork, ground, adopt, gives_way=len(order.names) > 1)
                 harvest.seedlings.append(seedling)
             except RametError as exc:
                 harvest.failures[name] = exc
@@ -98,13 +100,22 @@ async def grow_all(
     except BaseException:
         await asyncio.shield(discard_all(harvest.seedlings))
         raise
+    await asyncio.to_thread(_take_their_shares, harvest.seedlings)
     harvest.seedlings.sort(key=lambda seedling: order.vm_ids.index(seedling.live.id))
     return harvest.check()
 
 
-async def _grow(live: LiveMachine, record: Vm, fork: Fork, ground: Ground, adopt: Adopt) -> Seedling:
+def _take_their_shares(seedlings: Sequence[Seedling]) -> None:
+    for seedling in seedlings:
+        seedling.live.take_its_share()
+
+
+async def _grow(
+    live: LiveMachine, record: Vm, fork: Fork, ground: Ground, adopt: Adopt, *, gives_way: bool
+) -> Seedling:
     preparing = time.monotonic()
     seedling = await prepare(live, record, ground.layers)
+    seedling.live.gives_way = gives_way
     try:
         seedling.timings = seedling.timings.changed(prepare=(time.monotonic() - preparing) * 1000)
         reach("clone.prepared")

@@ -67,6 +67,7 @@ class Recovery:
         """A VM that does not answer is left alone, and tried again: a busy QEMU is no reason to lose a guest."""
         try:
             await self._adopt(live, process)
+            await asyncio.to_thread(live.confine, process)  # it may have been cut off half way, or have given way
             return True
         except (RametError, OSError) as exc:
             _log.error("%s does not answer yet: %s", live.name, exc)
