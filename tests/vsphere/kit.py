@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +49,15 @@ async def record_vms(host: Host, count: int, prefix: str = "vm") -> list[Vm]:
             break
         await asyncio.sleep(0.01)
     return vms
+
+
+async def until(true: Callable[[], Awaitable[bool]]) -> None:
+    """For what nobody tells of."""
+    for _ in range(1000):
+        if await true():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it does not come true")
 
 
 async def seen(world: World, vm: Vm) -> VirtualMachine:

@@ -6,11 +6,15 @@ async with open_world(host) as world: …
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+import structlog
+
 from ramet.vsphere import ids
+from ramet.vsphere.access import opening as access
+from ramet.vsphere.collector import collector
 from ramet.vsphere.core.objects import Mo
 from ramet.vsphere.core.world import World
 from ramet.vsphere.following import Follower
@@ -24,17 +28,26 @@ from ramet.vsphere.machine import checker
 from ramet.vsphere.machine.disk_facts import DiskFacts
 from ramet.vsphere.machine.guest_facts import GuestFacts
 from ramet.vsphere.machine.usage import Usage
+from ramet.vsphere.service import instance
 from ramet.vsphere.tasks import manager as task_manager
 from ramet.vsphere.tasks.desk import Tasks
+from ramet.vsphere.views import search, views
 
 if TYPE_CHECKING:
     from ramet.host.service import Host
 
+log = structlog.stdlib.get_logger(__name__)
+
+_PAUSE_S = 1.0
 ROOMS: tuple[Callable[[World], list[Mo]], ...] = (
     inventory.objects,
     task_manager.objects,
     checker.objects,
     guest_managers.objects,
+    instance.objects,
+    collector.objects,
+    views.objects,
+    search.objects,
 )
 """Each room's objects that are always there."""
 
@@ -61,14 +74,24 @@ async def open_world(host: Host) -> AsyncIterator[World]:
         world.add(VmFolder(world, record.moid))
     await tasks.load()
     await follower.load()
-    running = [
-        asyncio.create_task(follower.run(), name="vsphere: follow the host"),
-        asyncio.create_task(guests.run(), name="vsphere: guests"),
-        asyncio.create_task(tasks.run(), name="vsphere: tasks"),
-    ]
+    lives = {"follow the host": follower.run, "guests": guests.run, "tasks": tasks.run}
+    running = [asyncio.create_task(_go_on(name, run), name=f"vsphere: {name}") for name, run in lives.items()]
     try:
-        yield world
+        async with access.opened(world):
+            yield world
     finally:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+        tasks.close()
+
+
+async def _go_on(name: str, run: Callable[[], Awaitable[None]]) -> None:
+    """A bug of ours must not leave clients with a world that stands still."""
+    while True:
+        try:
+            await run()
+            return
+        except Exception:
+            log.exception("a part of the vSphere surface failed and begins anew", part=name)
+            await asyncio.sleep(_PAUSE_S)

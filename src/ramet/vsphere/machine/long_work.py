@@ -20,7 +20,6 @@ from ramet.vsphere.core.objects import Mo
 from ramet.vsphere.core.world import World
 from ramet.vsphere.machine.refusals import refusal
 from ramet.vsphere.tasks.desk import Tasks
-from ramet.vsphere.tasks.record import OWN
 
 FOLLOW_S = 5.0
 Result = Callable[[Task], Awaitable[Any]]
@@ -51,7 +50,7 @@ async def run(
     cancellable: bool = False,
     result: Result | None = None,
 ) -> Any:
-    """`work` may raise any error of the host's; a fault of the API's only where there is no such error."""
-    target = str(mo.getters["name"](mo)) if "name" in mo.getters else mo.moid
-    task = await mo.world.host.tasks.start(OWN + name, target, work, vm_id=vm_id, cancellable=cancellable)
-    return await show(mo, call, name, task, result=result)
+    """`work` may raise any error of the host's, and any fault of the API's."""
+    return await mo.world.part(Tasks).run_work(
+        call, name, mo, work, vm_id=vm_id, cancellable=cancellable, result=result, fault=partial(refusal, mo)
+    )

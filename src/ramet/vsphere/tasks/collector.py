@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ramet.model.host import Task
 from ramet.vsphere.core.calls import Call
 from ramet.vsphere.core.objects import Mo, operation, prop
+from ramet.vsphere.inventory.shape import utc
 from ramet.vsphere.tasks.record import Shown, event_chain, info, note_of, state_of
 from ramet.vsphere.types import vim, vmodl
 
@@ -137,6 +138,7 @@ def _at(task: Task, wanted: Any) -> bool:
     at = {"queuedTime": task.created_at, "startedTime": task.started_at}.get(str(wanted.timeType), task.ended_at)
     if at is None:
         return False
+    at = utc(at).timestamp()  # what a client was shown: whole microseconds
     after = wanted.beginTime is None or at >= wanted.beginTime.timestamp()
     return after and (wanted.endTime is None or at <= wanted.endTime.timestamp())
 

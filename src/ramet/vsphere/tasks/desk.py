@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from ramet.errors import NotFoundError, RametError
+from ramet.errors import NotFoundError, RametError, StateError
 from ramet.host.inventory import Table
 from ramet.host.tasks import TaskHandle
 from ramet.model.host import Task
@@ -49,6 +49,8 @@ class Tasks:
         self._notes = Table(world.store, "vsphere-task/", TaskNote, lambda one: one.id, "task")
         self._shown: dict[str, Shown] = {}
         self._results: dict[str, Result] = {}
+        self._raised: dict[str, Any] = {}
+        """Faults that works of this surface have ended with, until their tasks' ends are shown."""
         self._of_entity: dict[str, list[str]] = {}
         """Entity -> ids of its tasks, oldest first."""
         self._group: asyncio.TaskGroup | None = None
@@ -74,7 +76,10 @@ class Tasks:
                 await asyncio.Event().wait()
             finally:
                 self._group = None
-                self._world.host.tasks.watchers.remove(self._told)
+
+    def close(self) -> None:
+        """Follow the host no more."""
+        self._world.host.tasks.watchers.remove(self._told)
 
     # -- what is shown ---------------------------------------------------------------------------------------------
 
@@ -136,11 +141,20 @@ class Tasks:
         vm_id: str | None = None,
         cancellable: bool = False,
         result: Result | None = None,
+        fault: FaultOf = fault_of,
     ) -> Any:
-        """Work of this surface's own, as a task of the host."""
+        """Work of this surface's own, as a task of the host. It may raise errors of the host, and faults of the API."""
+
+        async def guarded(handle: TaskHandle) -> Any:
+            try:
+                return await work(handle)
+            except vmodl.MethodFault as raised:
+                self._raised[handle.id] = raised
+                raise StateError(raised.msg or wire_name(type(raised))) from raised
+
         target = str(entity.getters["name"](entity)) if "name" in entity.getters else entity.moid
-        task = await self._world.host.tasks.start(OWN + name, target, work, vm_id=vm_id, cancellable=cancellable)
-        return await self.show(task, name=name, entity=entity, call=call, result=result)
+        task = await self._world.host.tasks.start(OWN + name, target, guarded, vm_id=vm_id, cancellable=cancellable)
+        return await self.show(task, name=name, entity=entity, call=call, result=result, fault=fault)
 
     # -- following the host ----------------------------------------------------------------------------------------
 
@@ -185,6 +199,7 @@ class Tasks:
         self._leave(task_id)
         self._shown.pop(task_id, None)
         self._results.pop(task_id, None)
+        self._raised.pop(task_id, None)
         self._world.remove(ids.task_moid(task_id))
         if self._group is not None and self._notes.get(task_id) is not None:
             self._group.create_task(self._forget(task_id), name="vsphere: forget a task")
@@ -194,6 +209,7 @@ class Tasks:
         if shown is None or shown.ended or self._notes.get(task.id) is not None:
             return
         shown.ended = True
+        shown.fault = self._raised.pop(task.id, None)
         result = self._results.pop(task.id, None)
         if self._group is not None:
             self._group.create_task(self._finish(task, shown, result), name=f"vsphere: end of {shown.note.name}")
