@@ -1,11 +1,19 @@
-"""For tests of the vSphere surface: a real host without guests, and its world."""
+"""For tests of the vSphere surface: a real host without guests, its world, and that world behind a port.
+
+host      a real host; nothing runs on it            record_vm(host, name) of the kit puts VMs in it
+world     its managed objects                        await seen(world, vm) -> its VirtualMachine
+call      one call by somebody who may do anything   await invoke(world, call, moid, method, arguments)
+surface   SOAP on a port of 127.0.0.1                surface.port, surface.user, surface.password
+connect   await connect() -> a ServiceInstance of pyVmomi; blocking, as all of it: call it in a thread
+"""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -15,7 +23,7 @@ from ramet.host.settings import load
 from ramet.vsphere.core.calls import Call
 from ramet.vsphere.core.world import World
 from ramet.vsphere.opening import open_world
-from tests.vsphere.kit import root_call
+from tests.vsphere.kit import Surface, root_call, serving
 
 
 @pytest.fixture
@@ -44,3 +52,14 @@ async def world(host: Host) -> AsyncIterator[World]:
 def call() -> Call:
     """By somebody who may do anything."""
     return root_call()
+
+
+@pytest_asyncio.fixture
+async def surface(world: World) -> AsyncIterator[Surface]:
+    async with serving(world) as surface:
+        yield surface
+
+
+@pytest.fixture
+def connect(surface: Surface) -> Callable[[], Awaitable[Any]]:
+    return surface.connect

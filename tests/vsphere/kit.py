@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+import uvicorn
+from pydantic import SecretStr
+from pyVim import connect
 
 from ramet.host.service import Host
 from ramet.host.store import Put
 from ramet.machine.live import LiveMachine
+from ramet.model.access import AddUser, Role
 from ramet.model.machine import Disk, Machine, Nic, Vm
 from ramet.model.units import MIB
 from ramet.vsphere import ids
@@ -87,3 +94,46 @@ class TestSession:
 
 def root_call() -> Call:
     return Call(TestSession())
+
+
+# -- behind a port -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A server of SOAP, and who may use it. Clients that `connect` made are hung up at the end."""
+
+    world: World
+    port: int
+    user: str = "administrator"
+    password: str = "correct horse"
+    clients: list[Any] = field(default_factory=list)
+
+    async def connect(self, user: str | None = None, password: str | None = None) -> Any:
+        """pyVmomi's own SmartConnect, in a thread."""
+        login = {"user": user or self.user, "pwd": password or self.password}
+        si = await asyncio.to_thread(connect.SmartConnect, protocol="http", host="127.0.0.1", port=self.port, **login)
+        self.clients.append(si)
+        return si
+
+
+@asynccontextmanager
+async def serving(world: World) -> AsyncIterator[Surface]:
+    """The world behind a port, for as long as the block lasts, with one administrator."""
+    from ramet.vsphere.wire.endpoint import make_app
+
+    credentials = AddUser(name=Surface.user, role=Role.ADMINISTRATOR, password=SecretStr(Surface.password))
+    await world.host.access.add_user(credentials)
+    sock = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(make_app(world), lifespan="off", log_config=None, ws="none", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    running = asyncio.create_task(server.serve(sockets=[sock]), name="test server")
+    surface = Surface(world, sock.getsockname()[1])
+    try:
+        yield surface
+    finally:
+        for si in surface.clients:
+            si._stub.DropConnections()
+        server.should_exit = True
+        await running
+        sock.close()
