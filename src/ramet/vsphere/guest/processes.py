@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from ramet.errors import RametError
+from ramet.errors import GuestError, RametError
 from ramet.vsphere.core.calls import Call
 from ramet.vsphere.core.objects import Mo, operation
 from ramet.vsphere.guest import scripts
@@ -53,7 +53,7 @@ class Programs:
         self._forget_old(vm_id)
         return self._of.get(vm_id, {})
 
-    def ended(self, vm_id: str, pid: int, exit_code: int) -> None:
+    def ended(self, vm_id: str, pid: int, exit_code: int | None) -> None:
         known = self._of.get(vm_id, {})
         if pid in known:
             known[pid] = replace(known[pid], ended_at=time.time(), exit_code=exit_code)
@@ -91,13 +91,12 @@ class ProcessManager(Mo):
     async def list_processes(self, call: Call, vm: Any, auth: Any, pids: Sequence[int] = ()) -> list[Any]:
         """Those that run, and those started here that ended in the last five minutes. Unknown pids are left out."""
         guest = guest_of(self.world, vm, auth)
-        await self._look_after(guest)
         wanted = " ".join(str(int(pid)) for pid in pids or ())
         output = await guest.run(scripts.PROCESSES, *([wanted] if wanted else ()))
-        known = self._programs.of(guest.vm_id)
         running = {one.pid: one for one in read_processes(output)}
-        ended = {pid: _ended(one) for pid, one in known.items() if one.ended_at is not None}
-        found = {**running, **ended}
+        await self._look_after(guest)
+        known = {pid: _told(one) for pid, one in self._programs.of(guest.vm_id).items()}
+        found = {**known, **running, **{pid: one for pid, one in known.items() if one.endTime is not None}}
         return [found[pid] for pid in (pids or sorted(found)) if pid in found]
 
     async def _look_after(self, guest: Guest) -> None:
@@ -106,10 +105,13 @@ class ProcessManager(Mo):
             if program.ended_at is None:
                 try:
                     result = await self.world.host.ended_in_vm(guest.vm_id, pid)
+                except GuestError:  # an agent that was started anew knows nothing of it, and nobody knows how it ended
+                    self._programs.ended(guest.vm_id, pid, None)
                 except (RametError, OSError):
-                    continue  # an agent that was started anew knows nothing of it
-                if result is not None:
-                    self._programs.ended(guest.vm_id, pid, result.exit_code)
+                    continue
+                else:
+                    if result is not None:
+                        self._programs.ended(guest.vm_id, pid, result.exit_code)
 
     @operation("TerminateProcessInGuest", privilege="VirtualMachine.GuestOperations.Execute")
     async def terminate(self, call: Call, vm: Any, auth: Any, pid: int) -> None:
@@ -140,14 +142,14 @@ def _pair(text: str) -> str:
     return text
 
 
-def _ended(program: Started) -> Any:
+def _told(program: Started) -> Any:
     return vim.vm.guest.ProcessManager.ProcessInfo(
         name=program.path.rpartition("/")[2],
         pid=program.pid,
         owner=program.owner,
         cmdLine=program.command,
         startTime=datetime.fromtimestamp(program.at, UTC),
-        endTime=datetime.fromtimestamp(program.ended_at or program.at, UTC),
+        endTime=None if program.ended_at is None else datetime.fromtimestamp(program.ended_at, UTC),
         exitCode=program.exit_code,
     )
 

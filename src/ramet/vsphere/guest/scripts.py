@@ -89,7 +89,7 @@ umask 022
 if setpriv --reuid 0 --regid 0 --clear-groups true 2>/dev/null; then
     exec setpriv --reuid "$uid" --regid "$gid" --init-groups "$@"
 fi
-exec su -s /bin/sh "$user" -c 'exec "$@"' sh "$@"
+exec su -s /bin/sh -c 'exec "$@"' -- "$user" sh "$@"
 """
 
 CHECK = "exit 0"
@@ -98,7 +98,7 @@ CHECK_ROOT = '[ "$(id -u)" = 0 ] || { echo "Permission denied: it needs the supe
 
 PROGRAM = r"""
 case $1 in
-    /*) [ -e "$1" ] || { echo "$1: No such file or directory" >&2; exit 1; }
+    /*) stat -L -- "$1" >/dev/null || exit
         [ -x "$1" ] && [ ! -d "$1" ] || { echo "$1: Permission denied" >&2; exit 1; } ;;
     *) command -v -- "$1" >/dev/null || { echo "$1: No such file or directory" >&2; exit 1; } ;;
 esac
@@ -157,7 +157,7 @@ exit 0
 
 LIST = r"""
 pattern=$2
-[ -e "$1" ] || [ -L "$1" ] || { echo "$1: No such file or directory" >&2; exit 1; }
+stat -- "$1" >/dev/null || exit
 if [ -d "$1" ]; then cd "$1" || exit; set -- . -maxdepth 1; else set -- "$1" -maxdepth 0; fi
 found=$(
     find "$@" -exec stat -c 'F|%f|%s|%Y|%X|%u|%g|%n' -- {} + || exit
@@ -183,19 +183,19 @@ exec mkdir -- "$1"
 
 DELETE_FILE = r"""
 [ ! -d "$1" ] || [ -L "$1" ] || { echo "$1: Is a directory" >&2; exit 1; }
-[ -e "$1" ] || [ -L "$1" ] || { echo "$1: No such file or directory" >&2; exit 1; }
+stat -- "$1" >/dev/null || exit
 exec rm -f -- "$1"
 """
 
 DELETE_DIRECTORY = r"""
-[ -e "$1" ] || { echo "$1: No such file or directory" >&2; exit 1; }
+stat -- "$1" >/dev/null || exit
 [ -d "$1" ] && [ ! -L "$1" ] || { echo "$1: Not a directory" >&2; exit 1; }
 [ "$2" = yes ] || exec rmdir -- "$1"
 exec rm -rf -- "$1"
 """
 
 MOVE = r"""
-[ -e "$1" ] || [ -L "$1" ] || { echo "$1: No such file or directory" >&2; exit 1; }
+stat -- "$1" >/dev/null || exit
 if [ "$3" = directory ]; then
     [ -d "$1" ] || { echo "$1: Not a directory" >&2; exit 1; }
     [ ! -e "$2" ] || { echo "$2: File exists" >&2; exit 1; }
@@ -218,7 +218,7 @@ printf '%s\n' "$made"
 """
 
 ATTRIBUTES = r"""
-[ -e "$1" ] || { echo "$1: No such file or directory" >&2; exit 1; }
+stat -L -- "$1" >/dev/null || exit
 [ -z "$2" ] || chown -- "$2" "$1" || exit
 [ -z "$3" ] || chmod -- "$3" "$1" || exit
 [ -z "$4" ] || touch -m -d "$4" -- "$1" || exit
@@ -226,7 +226,7 @@ ATTRIBUTES = r"""
 """
 
 READABLE = r"""
-[ -e "$1" ] || { echo "$1: No such file or directory" >&2; exit 1; }
+stat -L -- "$1" >/dev/null || exit
 [ ! -d "$1" ] || { echo "$1: Is a directory" >&2; exit 1; }
 [ -r "$1" ] || { echo "$1: Permission denied" >&2; exit 1; }
 exec stat -L -c 'F|%f|%s|%Y|%X|%u|%g|%n' -- "$1"

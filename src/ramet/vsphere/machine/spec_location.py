@@ -56,7 +56,7 @@ def check_datastore(world: World, reference: Any) -> None:
 def check_vm_folder(folder: Mo, where: str) -> None:
     """Not one of hosts, networks or datastores."""
     getter = folder.getters.get("childType")
-    if getter is None or "VirtualMachine" not in getter(folder):
+    if getter is None or vim.VirtualMachine not in getter(folder):
         raise vmodl.fault.InvalidArgument(invalidProperty=where, msg="VMs cannot be in this folder.")
 
 
