@@ -17,7 +17,9 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.guest.faults_kit import FAULTS, WORKFLOWS, cases  # noqa: E402
+from tests.guest.faults.blows import FAULTS  # noqa: E402
+from tests.guest.faults.table import cases  # noqa: E402
+from tests.guest.faults.workflows import WORKFLOWS  # noqa: E402
 
 PAGE = ROOT / "docs" / "reliability.md"
 BEGIN, END = "<!-- faults -->\n", "<!-- /faults -->\n"

@@ -15,7 +15,9 @@ import pytest_asyncio
 
 from ramet.host.service import Host
 from ramet.host.settings import Settings
-from tests.guest.faults_kit import WORKFLOWS, Stage, cases, perform
+from tests.guest.faults.stage import Stage
+from tests.guest.faults.table import cases, perform
+from tests.guest.faults.workflows import WORKFLOWS
 from tests.guest.machine_kit import furnish, state_folder
 
 ALL = os.environ.get("RAMET_TEST_FAULTS") == "all"
