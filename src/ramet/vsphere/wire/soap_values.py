@@ -152,16 +152,15 @@ def known_kind(kind: Any, version: str) -> Any:
 
 @remember(_KNOWN)
 def fields_writer(kind: Any, version: str) -> Writer:
-    is_fault = leaves.is_fault(kind)
-    steps = tuple(
-        (name, writer(name, info.type, version))
-        for name, info in fields_of(kind).items()
-        if Support.IsChildVersion(version, info.version) and not (is_fault and name == "msg")
-    )
-    if is_fault:  # an exception keeps some names for itself
-        return _by_attributes(steps)
+    """Found out at the first value: types contain themselves, as snapshots do."""
+    steps: tuple[tuple[str, Writer], ...] | None = None
+    if leaves.is_fault(kind):  # an exception keeps some names for itself
+        return _fault_fields_writer(kind, version)
 
     def emit(out: Out, value: Any) -> None:
+        nonlocal steps
+        if steps is None:
+            steps = _steps(kind, version)
         inside = value.__dict__
         for name, write in steps:
             found = inside.get(name)
@@ -171,10 +170,18 @@ def fields_writer(kind: Any, version: str) -> Writer:
     return emit
 
 
-def _by_attributes(steps: tuple[tuple[str, Writer], ...]) -> Writer:
+def _steps(kind: Any, version: str) -> tuple[tuple[str, Writer], ...]:
+    return tuple(
+        (name, writer(name, info.type, version))
+        for name, info in fields_of(kind).items()
+        if Support.IsChildVersion(version, info.version)
+    )
+
+
+def _fault_fields_writer(kind: Any, version: str) -> Writer:
     def emit(out: Out, value: Any) -> None:
-        for name, write in steps:
-            found = getattr(value, name, None)
+        for name, write in _steps(kind, version):
+            found = getattr(value, name, None) if name != "msg" else None
             if found is not None:
                 write(out, found)
 
