@@ -10,7 +10,8 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +41,24 @@ def run(
     # Late: a wrong setting is told without loading the rest of the house.
     from ramet.api.server import serve
 
-    return daemon.run(settings, open_host or _real_host(), serve, ready_fd=ready_fd, stop_vms=stop_vms)
+    surfaces = serve if open_host else _surfaces
+    return daemon.run(settings, open_host or _real_host(), surfaces, ready_fd=ready_fd, stop_vms=stop_vms)
 
 
 def _real_host() -> OpenHost[Any]:
     from ramet.host.service import Host
 
     return Host.open
+
+
+@asynccontextmanager
+async def _surfaces(host: Any, settings: Settings, on_death: Callable[[], None]) -> AsyncIterator[None]:
+    """Everything that serves the host: the native API, and vSphere clients when that is asked for."""
+    from ramet.api.server import serve
+    from ramet.vsphere.switch import served
+
+    async with served(host), serve(host, settings, on_death):
+        yield
 
 
 def main(argv: Sequence[str] | None = None, open_host: OpenHost[Any] | None = None) -> int:
