@@ -1,0 +1,210 @@
+"""What is done with VMs and folders that needs no guest: through the one door, on a real host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ramet.host.service import Host
+from ramet.model.machine import Display, Nic
+from ramet.vsphere import ids
+from ramet.vsphere.core.calls import Call
+from ramet.vsphere.core.dispatch import invoke
+from ramet.vsphere.core.properties import read_now
+from ramet.vsphere.core.world import World
+from ramet.vsphere.inventory.places import Places
+from ramet.vsphere.machine.virtual_machine import VirtualMachine
+from ramet.vsphere.types import vim, vmodl
+from tests.vsphere.kit import record_vm, seen
+
+
+class Caller:
+    def __init__(self, host: Host, world: World, call: Call) -> None:
+        self.host, self.world, self.call = host, world, call
+
+    async def do(self, moid: str, method: str, **arguments: Any) -> Any:
+        return await invoke(self.world, self.call, moid, method, arguments)
+
+    async def done(self, moid: str, method: str, **arguments: Any) -> Any:
+        """The task's result; its fault is raised."""
+        task = await self.do(moid, method, **arguments)
+        while (info := await read_now(self.world.find(task._moId), "info")).state in ("queued", "running"):
+            assert await self.world.updates.wait(self.world.updates.stamp, 30.0)
+        if info.state == "error":
+            raise info.error
+        assert info.name.info.wsdlName == method
+        return info.result
+
+
+@pytest.fixture
+def caller(host: Host, world: World, call: Call) -> Caller:
+    return Caller(host, world, call)
+
+
+async def made(caller: Caller, name: str, **machine: Any) -> VirtualMachine:
+    return await seen(caller.world, await record_vm(caller.host, name, **machine))
+
+
+async def test_a_vm_is_reconfigured_in_one_task(caller: Caller) -> None:
+    mo = await made(caller, "web", nics=(Nic(id="net0", network=None),))
+    added = vim.vm.device.VirtualE1000e(
+        key=-1, backing=vim.vm.device.VirtualEthernetCard.NetworkBackingInfo(deviceName="user")
+    )
+    disk = vim.vm.device.VirtualDisk(key=-2, capacityInKB=32 * 1024)
+    larger = vim.vm.device.VirtualDisk(key=2000, capacityInKB=128 * 1024)
+    changes = [("add", added), ("add", disk), ("edit", larger)]
+    spec = vim.vm.ConfigSpec(
+        name="api",
+        memoryMB=256,
+        numCPUs=2,
+        annotation="Hm.",
+        extraConfig=[vim.option.OptionValue(key="guestinfo.a", value="b")],
+        deviceChange=[vim.vm.device.VirtualDeviceSpec(operation=what, device=device) for what, device in changes],
+    )
+    await caller.done(mo.moid, "ReconfigVM_Task", spec=spec)
+    config = await read_now(mo, "config")
+    assert (config.name, config.annotation) == ("api", "Hm.")
+    assert (config.hardware.memoryMB, config.hardware.numCPU) == (256, 2)
+    disks = [one for one in config.hardware.device if isinstance(one, vim.vm.device.VirtualDisk)]
+    assert [one.capacityInKB for one in disks] == [128 * 1024, 32 * 1024]
+    cards = [one for one in config.hardware.device if isinstance(one, vim.vm.device.VirtualEthernetCard)]
+    assert [one.key for one in cards] == [4000, 4001]
+    gone = [vim.vm.device.VirtualDeviceSpec(operation="remove", device=one) for one in (cards[1], disks[1])]
+    await caller.done(mo.moid, "ReconfigVM_Task", spec=vim.vm.ConfigSpec(deviceChange=gone))
+    assert [nic.id for nic in mo.vm.machine.nics] == ["net0"]
+    assert [disk.id for disk in mo.vm.machine.disks] == ["disk0"]
+
+
+async def test_a_name_is_given_once(caller: Caller) -> None:
+    web, api = await made(caller, "web"), await made(caller, "api")
+    await caller.done(web.moid, "Rename_Task", newName="www")
+    assert await read_now(web, "name") == "www"
+    for method, arguments in (
+        ("Rename_Task", {"newName": "api"}),
+        ("ReconfigVM_Task", {"spec": vim.vm.ConfigSpec(name="api")}),
+    ):
+        with pytest.raises(vim.fault.DuplicateName) as refused:
+            await caller.do(web.moid, method, **arguments)
+        assert refused.value.object._moId == api.moid
+    with pytest.raises(vim.fault.InvalidName):
+        await caller.do(web.moid, "Rename_Task", newName="w w w")
+
+
+async def test_a_vm_that_is_off_has_its_own_refusals(caller: Caller) -> None:
+    mo = await made(caller, "web")
+    spec = vim.vm.InstantCloneSpec(name="kid", location=vim.vm.RelocateSpec())
+    for method, arguments in (
+        ("PowerOffVM_Task", {}),
+        ("SuspendVM_Task", {}),
+        ("ResetVM_Task", {}),
+        ("ShutdownGuest", {}),
+        ("RebootGuest", {}),
+        ("InstantClone_Task", {"spec": spec}),
+    ):
+        with pytest.raises(vim.fault.InvalidPowerState) as refused:
+            await caller.do(mo.moid, method, **arguments)
+        assert refused.value.existingState == "poweredOff", method
+    (checked,) = await caller.done("ProvChecker", "CheckInstantClone_Task", vm=mo.ref, spec=spec)
+    assert isinstance(checked.error[0], vim.fault.InvalidPowerState)
+    assert checked.vm == mo.ref
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments"),
+    [
+        ("UnregisterVM", {}),
+        ("RelocateVM_Task", {"spec": vim.vm.RelocateSpec()}),
+        ("MigrateVM_Task", {"priority": "defaultPriority"}),
+        ("CreateSnapshot_Task", {"name": "s", "memory": True, "quiesce": False}),
+        ("AcquireMksTicket", {}),
+    ],
+)
+async def test_what_there_is_not_says_what_there_is(caller: Caller, method: str, arguments: Any) -> None:
+    mo = await made(caller, "web")
+    with pytest.raises(vmodl.fault.NotSupported) as refused:
+        await caller.do(mo.moid, method, **arguments)
+    assert " " in refused.value.msg
+    assert "not supported by this server" not in refused.value.msg
+
+
+async def test_a_template_is_not_powered_on(caller: Caller) -> None:
+    mo = await made(caller, "golden")
+    await caller.do(mo.moid, "MarkAsTemplate")
+    assert await read_now(mo, "config.template") is True
+    with pytest.raises(vmodl.fault.NotSupported):
+        await caller.do(mo.moid, "PowerOnVM_Task")
+    pool = vim.ResourcePool(ids.RESOURCE_POOL)
+    await caller.do(mo.moid, "MarkAsVirtualMachine", pool=pool)
+    assert await read_now(mo, "config.template") is False
+    with pytest.raises(vim.fault.InvalidState):
+        await caller.do(mo.moid, "MarkAsVirtualMachine", pool=pool)
+
+
+async def test_consoles_of_vms_without_a_display_are_refused(caller: Caller) -> None:
+    dark, lit = await made(caller, "dark"), await made(caller, "lit", display=Display.VGA)
+    for mo in (dark, lit):
+        with pytest.raises(vim.fault.InvalidState):
+            await caller.do(mo.moid, "AcquireTicket", ticketType="webmks")
+    with pytest.raises(vmodl.fault.NotSupported):
+        await caller.do(lit.moid, "AcquireTicket", ticketType="dnd")
+
+
+async def test_a_vm_is_made_in_a_folder_and_goes_with_it(caller: Caller) -> None:
+    folder = await caller.do(ids.VM_FOLDER, "CreateFolder", name="a")
+    inner = await caller.do(folder._moId, "CreateFolder", name="b")
+    disk = vim.vm.device.VirtualDeviceSpec(
+        operation="add", fileOperation="create", device=vim.vm.device.VirtualDisk(key=-1, capacityInKB=32 * 1024)
+    )
+    config = vim.vm.ConfigSpec(name="new", memoryMB=64, guestId="otherLinux64Guest", deviceChange=[disk])
+    pool = vim.ResourcePool(ids.RESOURCE_POOL)
+    vm = await caller.done(inner._moId, "CreateVM_Task", config=config, pool=pool)
+    mo = caller.world.find(vm._moId)
+    assert (await read_now(mo, "parent"))._moId == inner._moId
+    assert await read_now(mo, "config.guestId") == "otherLinux64Guest"
+    with pytest.raises(vim.fault.DuplicateName) as refused:
+        await caller.do(inner._moId, "CreateVM_Task", config=config, pool=pool)
+    assert refused.value.object._moId == vm._moId
+    await caller.done(folder._moId, "MoveIntoFolder_Task", list=[vm])
+    assert (await read_now(mo, "parent"))._moId == folder._moId
+    await caller.done(folder._moId, "Destroy_Task")
+    for moid in (vm._moId, inner._moId, folder._moId):
+        assert caller.world.get(moid) is None
+    assert caller.world.part(Places).folders() == []
+
+
+async def test_folders_keep_their_order(caller: Caller) -> None:
+    a = await caller.do(ids.VM_FOLDER, "CreateFolder", name="a")
+    b = await caller.do(ids.VM_FOLDER, "CreateFolder", name="b")
+    with pytest.raises(vim.fault.DuplicateName) as refused:
+        await caller.do(ids.VM_FOLDER, "CreateFolder", name="a")
+    assert refused.value.object._moId == a._moId
+    with pytest.raises(vim.fault.DuplicateName):
+        await caller.do(b._moId, "Rename_Task", newName="a")
+    await caller.done(b._moId, "Rename_Task", newName="c")
+    assert await read_now(caller.world.find(b._moId), "name") == "c"
+    await caller.done(a._moId, "MoveIntoFolder_Task", list=[b])
+    with pytest.raises(vim.fault.InvalidFolder):
+        await caller.do(b._moId, "MoveIntoFolder_Task", list=[a])
+    with pytest.raises(vim.fault.InvalidFolder):
+        await caller.do(b._moId, "MoveIntoFolder_Task", list=[vim.Folder(ids.HOST_FOLDER)])
+    with pytest.raises(vmodl.fault.NotSupported):
+        await caller.do(ids.VM_FOLDER, "Destroy_Task")
+    with pytest.raises(vmodl.fault.NotSupported, match="CreateVM_Task"):
+        await caller.do(ids.RESOURCE_POOL, "CreateChildVM_Task", config=vim.vm.ConfigSpec(name="x"))
+
+
+async def test_several_are_powered_on_and_each_says_for_itself(caller: Caller) -> None:
+    golden = await made(caller, "golden")
+    await caller.do(golden.moid, "MarkAsTemplate")
+    result = await caller.done(ids.DATACENTER, "PowerOnMultiVM_Task", vm=[golden.ref])
+    (one,) = result.notAttempted
+    assert one.vm == golden.ref
+    assert isinstance(one.fault, vmodl.fault.NotSupported)
+
+
+async def test_a_vm_goes_and_its_reference_with_it(caller: Caller) -> None:
+    mo = await made(caller, "web")
+    await caller.done(mo.moid, "Destroy_Task")
+    with pytest.raises(vmodl.fault.ManagedObjectNotFound):
+        await caller.do(mo.moid, "PowerOnVM_Task")
