@@ -125,7 +125,9 @@ async def serving(world: World) -> AsyncIterator[Surface]:
     credentials = AddUser(name=Surface.user, role=Role.ADMINISTRATOR, password=SecretStr(Surface.password))
     await world.host.access.add_user(credentials)
     sock = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(make_app(world), lifespan="off", log_config=None, ws="none", timeout_graceful_shutdown=1)
+    config = uvicorn.Config(
+        make_app(world), lifespan="off", log_config=None, ws="none", timeout_graceful_shutdown=1, timeout_keep_alive=900
+    )
     server = uvicorn.Server(config)
     running = asyncio.create_task(server.serve(sockets=[sock]), name="test server")
     surface = Surface(world, sock.getsockname()[1])

@@ -150,7 +150,8 @@ def _walking_reader(read: Callable[[Mo], Any], steps: list[tuple[str, str | None
 
 def _step(value: Any, name: str, key: str | None) -> Any:
     if name:
-        value = getattr(value, name) if property_info(type(value), name) is not None else None
+        info = property_info(type(value), name)
+        value = fit(getattr(value, name), info) if info is not None else None
     if value is not None and key is not None:
         value = next((item for item in value if key_of(item) == key), None)
     return value

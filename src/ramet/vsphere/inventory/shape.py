@@ -2,6 +2,7 @@
 
 filled(vim.vm.Capability, snapshotOperationsSupported=True)   # what is required and not named: False, 0, empty
 utc(unix_time) -> datetime
+made(vim.vm.FileInfo, vmPathName="…")       # quickly, and unchecked: for what lists are made of
 option(key, value) -> OptionValue
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from ramet.vsphere.types import NEWEST, Support, vim
+from ramet.vsphere.types import NEWEST, Support, fields_of, make, remember, vim
 
 
 def filled(kind: Any, **fields: Any) -> Any:
@@ -29,9 +30,23 @@ def _is_known(info: Any) -> bool:
     return bool(Support.IsChildVersion(NEWEST, info.version))
 
 
+def made(kind: Any, **fields: Any) -> Any:
+    """A data object, at a tenth of its constructor's price: nothing is checked, so tests make them the other way."""
+    for name, array in _arrays(kind):
+        given = fields.get(name)
+        if given.__class__ is list:
+            fields[name] = array(given)
+    return make(kind, **fields)
+
+
+@remember(4096)
+def _arrays(kind: Any) -> tuple[tuple[str, Any], ...]:
+    return tuple((name, info.type) for name, info in fields_of(kind).items() if issubclass(info.type, Support.Array))
+
+
 def utc(at: float) -> datetime:
     return datetime.fromtimestamp(at, UTC)
 
 
 def option(key: str, value: Any) -> Any:
-    return vim.option.OptionValue(key=key, value=value)
+    return made(vim.option.OptionValue, key=key, value=value)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ramet.model.machine import Firmware
 from ramet.vsphere import ids
-from ramet.vsphere.inventory.shape import filled, option, utc
+from ramet.vsphere.inventory.shape import filled, made, option, utc
 from ramet.vsphere.machine.devices import hardware
 from ramet.vsphere.machine.guest_os import configured_id, full_name
 from ramet.vsphere.types import vim
@@ -24,7 +24,8 @@ _UNMANAGED_TOOLS = 2147483647
 def config_info(mo: MachineView) -> Any:
     vm, note, machine = mo.vm, mo.note, mo.vm.machine
     guest_id = configured_id(machine, note.guest_id)
-    return vim.vm.ConfigInfo(
+    return made(
+        vim.vm.ConfigInfo,
         changeVersion=change_version(mo),
         modified=utc(vm.created_at),
         createDate=utc(vm.created_at),
@@ -37,8 +38,12 @@ def config_info(mo: MachineView) -> Any:
         instanceUuid=mo.instance_uuid,
         template=note.template,
         annotation=note.annotation,
-        files=vim.vm.FileInfo(
-            vmPathName=mo.path, snapshotDirectory=mo.folder, suspendDirectory=mo.folder, logDirectory=mo.folder
+        files=made(
+            vim.vm.FileInfo,
+            vmPathName=mo.path,
+            snapshotDirectory=mo.folder,
+            suspendDirectory=mo.folder,
+            logDirectory=mo.folder,
         ),
         tools=_tools(),
         flags=_flags(),
@@ -47,12 +52,12 @@ def config_info(mo: MachineView) -> Any:
         hardware=hardware(mo),
         cpuAllocation=cpu_allocation(mo),
         memoryAllocation=memory_allocation(mo),
-        latencySensitivity=vim.LatencySensitivity(level="normal"),
+        latencySensitivity=made(vim.LatencySensitivity, level="normal"),
         memoryHotAddEnabled=False,
         cpuHotAddEnabled=False,
         cpuHotRemoveEnabled=False,
         extraConfig=[option(key, value) for key, value in sorted(machine.extra_config.items())],
-        datastoreUrl=[vim.vm.ConfigInfo.DatastoreUrlPair(name=ids.DATASTORE_NAME, url=_url(mo))],
+        datastoreUrl=[made(vim.vm.ConfigInfo.DatastoreUrlPair, name=ids.DATASTORE_NAME, url=_url(mo))],
         swapPlacement="inherit",
         bootOptions=_boot(machine.firmware),
         firmware="efi" if machine.firmware is Firmware.UEFI else "bios",
@@ -78,7 +83,8 @@ def _url(mo: MachineView) -> str:
 
 
 def _tools() -> Any:
-    return vim.vm.ToolsConfigInfo(
+    return made(
+        vim.vm.ToolsConfigInfo,
         toolsVersion=_UNMANAGED_TOOLS,
         toolsInstallType="guestToolsTypeOpenVMTools",
         afterPowerOn=False,
@@ -92,7 +98,8 @@ def _tools() -> Any:
 
 
 def _flags() -> Any:
-    return vim.vm.FlagInfo(
+    return made(
+        vim.vm.FlagInfo,
         disableAcceleration=False,
         enableLogging=True,
         useToe=False,
@@ -110,7 +117,8 @@ def _flags() -> Any:
 
 
 def _power_operations() -> Any:
-    return vim.vm.DefaultPowerOpInfo(
+    return made(
+        vim.vm.DefaultPowerOpInfo,
         powerOffType="soft",
         suspendType="hard",
         resetType="soft",
@@ -122,7 +130,8 @@ def _power_operations() -> Any:
 
 
 def _boot(firmware: Firmware) -> Any:
-    return vim.vm.BootOptions(
+    return made(
+        vim.vm.BootOptions,
         bootDelay=0,
         enterBIOSSetup=False,
         efiSecureBootEnabled=False,
@@ -139,27 +148,30 @@ def cpu_allocation(mo: MachineView) -> Any:
     """Its limit is in MHz here, and in parts of a processor in the record."""
     machine = mo.vm.machine
     percent = machine.cpu_limit_percent
-    return vim.ResourceAllocationInfo(
+    return made(
+        vim.ResourceAllocationInfo,
         reservation=0,
         expandableReservation=False,
         limit=-1 if percent is None else percent * mo.facts.cpu_mhz // 100,
-        shares=vim.SharesInfo(shares=_SHARES_A_VCPU * machine.vcpus, level="normal"),
+        shares=made(vim.SharesInfo, shares=_SHARES_A_VCPU * machine.vcpus, level="normal"),
     )
 
 
 def memory_allocation(mo: MachineView) -> Any:
     """The balloon's target stands as the limit."""
     machine = mo.vm.machine
-    return vim.ResourceAllocationInfo(
+    return made(
+        vim.ResourceAllocationInfo,
         reservation=0,
         expandableReservation=False,
         limit=-1 if machine.memory_target_mib is None else machine.memory_target_mib,
-        shares=vim.SharesInfo(shares=_SHARES_A_MIB * machine.memory_mib, level="normal"),
+        shares=made(vim.SharesInfo, shares=_SHARES_A_MIB * machine.memory_mib, level="normal"),
     )
 
 
 def resource_config(mo: MachineView) -> Any:
-    return vim.ResourceConfigSpec(
+    return made(
+        vim.ResourceConfigSpec,
         entity=mo.ref,
         changeVersion=change_version(mo),
         lastModified=utc(mo.vm.created_at),

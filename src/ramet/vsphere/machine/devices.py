@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ramet.model.machine import Disk, Display, Nic, NicModel, Vm
 from ramet.vsphere import ids
+from ramet.vsphere.inventory.shape import made
 from ramet.vsphere.types import vim
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ _LAYERS = uuid.UUID("0e0f4d5c-24c8-5b35-9b5b-5d1c2f6c0a41")
 
 def hardware(mo: MachineView) -> Any:
     machine = mo.vm.machine
-    return vim.vm.VirtualHardware(
+    return made(
+        vim.vm.VirtualHardware,
         numCPU=machine.vcpus,
         numCoresPerSocket=machine.vcpus,
         autoCoresPerSocket=True,
@@ -68,7 +70,7 @@ def layer_file(layer_id: str) -> str:
 
 
 def _info(label: str, summary: str | None = None) -> Any:
-    return vim.Description(label=label, summary=summary or label)
+    return made(vim.Description, label=label, summary=summary or label)
 
 
 # -- controllers -------------------------------------------------------------------------------------------------------
@@ -78,21 +80,22 @@ def _controllers(inner: list[Any], disks: int) -> list[Any]:
     """Each with the keys of what hangs on it."""
     buses = range(-(-disks // _DISKS_A_CONTROLLER))
     scsi = [_scsi(number) for number in buses]
-    made = [
-        dev.VirtualIDEController(key=ids.IDE_FIRST, busNumber=0, deviceInfo=_info("IDE 0")),
-        dev.VirtualIDEController(key=ids.IDE_FIRST + 1, busNumber=1, deviceInfo=_info("IDE 1")),
-        dev.VirtualPS2Controller(key=ids.PS2, busNumber=0, deviceInfo=_info("PS2 controller 0")),
-        dev.VirtualPCIController(key=ids.PCI, busNumber=0, deviceInfo=_info("PCI controller 0")),
-        dev.VirtualSIOController(key=ids.SIO, busNumber=0, deviceInfo=_info("SIO controller 0")),
+    controllers = [
+        made(dev.VirtualIDEController, key=ids.IDE_FIRST, busNumber=0, deviceInfo=_info("IDE 0")),
+        made(dev.VirtualIDEController, key=ids.IDE_FIRST + 1, busNumber=1, deviceInfo=_info("IDE 1")),
+        made(dev.VirtualPS2Controller, key=ids.PS2, busNumber=0, deviceInfo=_info("PS2 controller 0")),
+        made(dev.VirtualPCIController, key=ids.PCI, busNumber=0, deviceInfo=_info("PCI controller 0")),
+        made(dev.VirtualSIOController, key=ids.SIO, busNumber=0, deviceInfo=_info("SIO controller 0")),
         *scsi,
     ]
-    for controller in made:
-        controller.device = [one.key for one in [*scsi, *inner] if one.controllerKey == controller.key]
-    return made
+    for controller in controllers:
+        controller.device.extend(one.key for one in (*scsi, *inner) if one.controllerKey == controller.key)
+    return controllers
 
 
 def _scsi(number: int) -> Any:
-    return dev.ParaVirtualSCSIController(
+    return made(
+        dev.ParaVirtualSCSIController,
         key=ids.SCSI_FIRST + number,
         controllerKey=ids.PCI,
         unitNumber=3 + number,
@@ -109,7 +112,8 @@ def _scsi(number: int) -> Any:
 
 def _disk(mo: MachineView, disk: Disk, index: int) -> Any:
     unit = index % _DISKS_A_CONTROLLER
-    return dev.VirtualDisk(
+    return made(
+        dev.VirtualDisk,
         key=ids.disk_key(disk),
         controllerKey=ids.SCSI_FIRST + index // _DISKS_A_CONTROLLER,
         unitNumber=unit if unit < _OWN_UNIT else unit + 1,
@@ -117,7 +121,7 @@ def _disk(mo: MachineView, disk: Disk, index: int) -> Any:
         backing=_backing(mo, disk),
         capacityInKB=disk.size_bytes // 1024,
         capacityInBytes=disk.size_bytes,
-        shares=vim.SharesInfo(shares=1000, level="normal"),
+        shares=made(vim.SharesInfo, shares=1000, level="normal"),
         diskObjectId=f"{int(mo.vm.id, 16)}-{ids.disk_key(disk)}",
         nativeUnmanagedLinkedClone=False,
     )
@@ -128,7 +132,8 @@ def _backing(mo: MachineView, disk: Disk) -> Any:
     chain = [layer.id for layer in mo.disks.chain(disk.layer)] or [disk.layer]
     backing = None
     for layer_id in reversed(chain):
-        backing = dev.VirtualDisk.FlatVer2BackingInfo(
+        backing = made(
+            dev.VirtualDisk.FlatVer2BackingInfo,
             fileName=layer_file(layer_id),
             datastore=mo.datastore,
             backingObjectId="",
@@ -148,12 +153,13 @@ def _backing(mo: MachineView, disk: Disk) -> Any:
 
 
 def _cdrom(mo: MachineView, path: str, index: int) -> Any:
-    return dev.VirtualCdrom(
+    return made(
+        dev.VirtualCdrom,
         key=ids.CDROM_FIRST + index,
         controllerKey=ids.IDE_FIRST + index // _CDROMS_A_CONTROLLER,
         unitNumber=index % _CDROMS_A_CONTROLLER,
         deviceInfo=_info(f"CD/DVD drive {index + 1}", f"ISO {_datastore_path(mo, path)}"),
-        backing=dev.VirtualCdrom.IsoBackingInfo(fileName=_datastore_path(mo, path), datastore=mo.datastore),
+        backing=made(dev.VirtualCdrom.IsoBackingInfo, fileName=_datastore_path(mo, path), datastore=mo.datastore),
         connectable=_connectable(mo.vm.is_on, True),
     )
 
@@ -169,12 +175,14 @@ def _datastore_path(mo: MachineView, path: str) -> str:
 
 
 def _card(mo: MachineView, nic: Nic, index: int) -> Any:
-    return _CARDS[nic.model](
+    return made(
+        _CARDS[nic.model],
         key=ids.nic_key(nic),
         controllerKey=ids.PCI,
         unitNumber=_OWN_UNIT + nic.index,
         deviceInfo=_info(f"Network adapter {index + 1}", nic.network or "no network"),
-        backing=dev.VirtualEthernetCard.NetworkBackingInfo(
+        backing=made(
+            dev.VirtualEthernetCard.NetworkBackingInfo,
             deviceName=nic.network or "",
             useAutoDetect=False,
             network=mo.world.ref(ids.network_moid(nic.network)) if nic.network else None,
@@ -190,7 +198,8 @@ def _card(mo: MachineView, nic: Nic, index: int) -> Any:
 
 
 def _connectable(connected: bool, at_start: bool) -> Any:
-    return dev.VirtualDevice.ConnectInfo(
+    return made(
+        dev.VirtualDevice.ConnectInfo,
         migrateConnect="unset",
         startConnected=at_start,
         allowGuestControl=False,
@@ -203,7 +212,8 @@ def _connectable(connected: bool, at_start: bool) -> Any:
 
 
 def _video() -> Any:
-    return dev.VirtualVideoCard(
+    return made(
+        dev.VirtualVideoCard,
         key=ids.VIDEO,
         controllerKey=ids.PCI,
         unitNumber=0,
@@ -217,14 +227,15 @@ def _video() -> Any:
 
 
 def _input(kind: Any, key: int, label: str) -> Any:
-    return kind(key=key, controllerKey=ids.PS2, unitNumber=0, deviceInfo=_info(label))
+    return made(kind, key=key, controllerKey=ids.PS2, unitNumber=0, deviceInfo=_info(label))
 
 
 def _pointing() -> Any:
-    backing = dev.VirtualPointingDevice.DeviceBackingInfo(
-        deviceName="", useAutoDetect=False, hostPointingDevice="autodetect"
+    backing = made(
+        dev.VirtualPointingDevice.DeviceBackingInfo, deviceName="", useAutoDetect=False, hostPointingDevice="autodetect"
     )
-    return dev.VirtualPointingDevice(
+    return made(
+        dev.VirtualPointingDevice,
         key=ids.POINTING,
         controllerKey=ids.PS2,
         unitNumber=1,
@@ -234,13 +245,17 @@ def _pointing() -> Any:
 
 
 def _serial(mo: MachineView) -> Any:
-    return dev.VirtualSerialPort(
+    return made(
+        dev.VirtualSerialPort,
         key=ids.SERIAL,
         controllerKey=ids.SIO,
         unitNumber=0,
         deviceInfo=_info("Serial port 1", "The console; its text is kept in a file"),
-        backing=dev.VirtualSerialPort.FileBackingInfo(
-            fileName=f"{mo.folder}/console.log", datastore=mo.datastore, backingObjectId=""
+        backing=made(
+            dev.VirtualSerialPort.FileBackingInfo,
+            fileName=f"{mo.folder}/console.log",
+            datastore=mo.datastore,
+            backingObjectId="",
         ),
         connectable=_connectable(mo.vm.is_on, True),
         yieldOnPoll=True,

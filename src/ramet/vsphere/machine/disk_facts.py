@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ramet.errors import RametError
@@ -21,19 +22,35 @@ FRESH_ON_S, FRESH_OFF_S = 2.0, 30.0
 _KEPT = 50_000
 
 
+@dataclass(frozen=True, slots=True)
+class _Chain:
+    read_at: float
+    """Monotonic."""
+    since: float
+    """Unix time of the reading that differed."""
+    layers: tuple[Any, ...]
+
+
+_UNKNOWN = _Chain(-1e9, 0.0, ())
+
+
 class DiskFacts:
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._chains: dict[str, tuple[float, tuple[Any, ...]]] = {}
+        self._chains: dict[str, _Chain] = {}
         self._wanted: set[str] = set()
         self._reading: asyncio.Future[None] | None = None
 
     def chain(self, layer_id: str) -> tuple[Any, ...]:
-        return self._chains.get(layer_id, (0.0, ()))[1]
+        return self._chains.get(layer_id, _UNKNOWN).layers
+
+    def changed_at(self, vm: Vm) -> float:
+        """Unix time: since when its disks are as they are shown."""
+        return max((self._chains.get(disk.layer, _UNKNOWN).since for disk in vm.machine.disks), default=0.0)
 
     async def prepare(self, vm: Vm) -> None:
         oldest = time.monotonic() - (FRESH_ON_S if vm.is_on else FRESH_OFF_S)
-        stale = [disk.layer for disk in vm.machine.disks if self._chains.get(disk.layer, (-1e9, ()))[0] < oldest]
+        stale = [disk.layer for disk in vm.machine.disks if self._chains.get(disk.layer, _UNKNOWN).read_at < oldest]
         if stale:
             self._wanted.update(stale)
             await self._read()
@@ -57,4 +74,6 @@ class DiskFacts:
                 chain = self._host.floor.rooms.layers.chain(layer_id)
             except (RametError, OSError):
                 chain = ()
-            self._chains[layer_id] = (time.monotonic(), chain)
+            before = self._chains.get(layer_id, _UNKNOWN)
+            since = before.since if before.layers == chain and before is not _UNKNOWN else time.time()
+            self._chains[layer_id] = _Chain(time.monotonic(), since, chain)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ramet.vsphere import ids
+from ramet.vsphere.inventory.shape import made
 from ramet.vsphere.machine.guest_os import family, full_name, running_id
 from ramet.vsphere.types import vim
 
@@ -66,7 +67,8 @@ def is_ready(mo: MachineView) -> bool:
 
 def guest_info(mo: MachineView) -> Any:
     seen_id = guest_id(mo)
-    return vim.vm.GuestInfo(
+    return made(
+        vim.vm.GuestInfo,
         toolsStatus=tools_status(mo),
         toolsVersionStatus="guestToolsUnmanaged",
         toolsVersionStatus2="guestToolsUnmanaged",
@@ -92,7 +94,8 @@ def guest_info(mo: MachineView) -> Any:
 
 
 def guest_summary(mo: MachineView) -> Any:
-    return vim.vm.Summary.GuestSummary(
+    return made(
+        vim.vm.Summary.GuestSummary,
         guestId=guest_id(mo),
         guestFullName=guest_name(mo),
         toolsStatus=tools_status(mo),
@@ -119,17 +122,19 @@ def nics(mo: MachineView) -> list[Any]:
 def _nic(mo: MachineView, nic: Any, outer: str | None, told: Any) -> Any:
     inner = {one.address: one.prefix for one in told.addresses} if told is not None else {}
     lengths = {**({outer: inner.get(outer, 24)} if outer else {}), **inner}
-    return vim.vm.GuestInfo.NicInfo(
+    return made(
+        vim.vm.GuestInfo.NicInfo,
         network=nic.network,
         ipAddress=list(lengths),
         macAddress=nic.mac,
         connected=nic.connected and mo.vm.is_on,
         deviceConfigId=ids.nic_key(nic),
-        ipConfig=vim.net.IpConfigInfo(
+        ipConfig=made(
+            vim.net.IpConfigInfo,
             ipAddress=[
-                vim.net.IpConfigInfo.IpAddress(ipAddress=address, prefixLength=length, state="preferred")
+                made(vim.net.IpConfigInfo.IpAddress, ipAddress=address, prefixLength=length, state="preferred")
                 for address, length in lengths.items()
-            ]
+            ],
         ),
     )
 
@@ -140,7 +145,10 @@ def _stack(mo: MachineView) -> list[Any]:
         return []
     host, _, domain = name.partition(".")
     return [
-        vim.vm.GuestInfo.StackInfo(
-            dnsConfig=vim.net.DnsConfigInfo(dhcp=False, hostName=host, domainName=domain, ipAddress=[], searchDomain=[])
+        made(
+            vim.vm.GuestInfo.StackInfo,
+            dnsConfig=made(
+                vim.net.DnsConfigInfo, dhcp=False, hostName=host, domainName=domain, ipAddress=[], searchDomain=[]
+            ),
         )
     ]

@@ -6,12 +6,11 @@ to the moment that clones have in common: it counts as nobody's own.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 from ramet.model.machine import VmState
 from ramet.vsphere import ids
-from ramet.vsphere.inventory.shape import utc
+from ramet.vsphere.inventory.shape import made, utc
 from ramet.vsphere.machine.devices import layer_file, shown_disks
 from ramet.vsphere.types import vim
 
@@ -36,15 +35,21 @@ def layout_ex(mo: MachineView) -> Any:
             kind = "nvram" if disk.is_efivars else "diskExtent"
             own = layer.bytes_on_disk if layer.id == disk.layer else 0
             files.append(_file(len(files), layer_file(layer.id), kind, layer.bytes_on_disk, own))
-            units.append(Layout.DiskUnit(fileKey=[len(files) - 1]))
+            units.append(made(Layout.DiskUnit, fileKey=[len(files) - 1]))
         if not disk.is_efivars:
-            disks.append(Layout.DiskLayout(key=ids.disk_key(disk), chain=units))
-    return Layout(file=files, disk=disks, snapshot=[], timestamp=utc(time.time()))
+            disks.append(made(Layout.DiskLayout, key=ids.disk_key(disk), chain=units))
+    return made(Layout, file=files, disk=disks, snapshot=[], timestamp=utc(mo.disks.changed_at(mo.vm)))
 
 
 def _file(key: int, name: str, kind: str, size: int, own: int | None = None) -> Any:
-    return Layout.FileInfo(
-        key=key, name=name, type=kind, size=size, uniqueSize=size if own is None else own, accessible=True
+    return made(
+        Layout.FileInfo,
+        key=key,
+        name=name,
+        type=kind,
+        size=size,
+        uniqueSize=size if own is None else own,
+        accessible=True,
     )
 
 
@@ -54,9 +59,14 @@ def layout(mo: MachineView) -> Any:
     for disk in shown_disks(mo.vm):
         chain = [layer.id for layer in mo.disks.chain(disk.layer)] or [disk.layer]
         names = [layer_file(one) for one in chain]
-        disks.append(vim.vm.FileLayout.DiskLayout(key=ids.disk_key(disk), diskFile=names))
-    return vim.vm.FileLayout(
-        configFile=[f"{mo.vm.name}.vmx"], logFile=["qemu.log", "console.log"], disk=disks, snapshot=[], swapFile=None
+        disks.append(made(vim.vm.FileLayout.DiskLayout, key=ids.disk_key(disk), diskFile=names))
+    return made(
+        vim.vm.FileLayout,
+        configFile=[f"{mo.vm.name}.vmx"],
+        logFile=["qemu.log", "console.log"],
+        disk=disks,
+        snapshot=[],
+        swapFile=None,
     )
 
 
@@ -74,14 +84,22 @@ def usage_bytes(mo: MachineView) -> tuple[int, int, int]:
 
 def storage_info(mo: MachineView) -> Any:
     committed, uncommitted, unshared = usage_bytes(mo)
-    usage = vim.vm.StorageInfo.UsageOnDatastore(
-        datastore=mo.datastore, committed=committed, uncommitted=uncommitted, unshared=unshared
+    usage = made(
+        vim.vm.StorageInfo.UsageOnDatastore,
+        datastore=mo.datastore,
+        committed=committed,
+        uncommitted=uncommitted,
+        unshared=unshared,
     )
-    return vim.vm.StorageInfo(perDatastoreUsage=[usage], timestamp=utc(time.time()))
+    return made(vim.vm.StorageInfo, perDatastoreUsage=[usage], timestamp=utc(mo.disks.changed_at(mo.vm)))
 
 
 def storage_summary(mo: MachineView) -> Any:
     committed, uncommitted, unshared = usage_bytes(mo)
-    return vim.vm.Summary.StorageSummary(
-        committed=committed, uncommitted=uncommitted, unshared=unshared, timestamp=utc(time.time())
+    return made(
+        vim.vm.Summary.StorageSummary,
+        committed=committed,
+        uncommitted=uncommitted,
+        unshared=unshared,
+        timestamp=utc(mo.disks.changed_at(mo.vm)),
     )

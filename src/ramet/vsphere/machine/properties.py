@@ -8,6 +8,7 @@ from typing import Any
 from ramet.vsphere import ids
 from ramet.vsphere.core.objects import prop
 from ramet.vsphere.inventory.entity import Entity
+from ramet.vsphere.inventory.shape import made
 from ramet.vsphere.machine import config, devices, guest, layout, runtime
 from ramet.vsphere.machine.guest_os import configured_id, full_name
 from ramet.vsphere.machine.view import MachineView
@@ -221,7 +222,8 @@ class MachineProperties(MachineView, Entity):
 
     @prop("summary")
     def get_summary(self) -> Any:
-        return vim.vm.Summary(
+        return made(
+            vim.vm.Summary,
             vm=self.ref,
             runtime=self.get_runtime(),
             guest=self.get_guest_summary(),
@@ -235,7 +237,8 @@ class MachineProperties(MachineView, Entity):
     @prop("summary.config")
     def get_config_summary(self) -> Any:
         machine = self.vm.machine
-        return vim.vm.Summary.ConfigSummary(
+        return made(
+            vim.vm.Summary.ConfigSummary,
             name=self.name,
             template=self.note.template,
             vmPathName=self.path,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ramet.model.machine import VmState
 from ramet.model.units import MIB
 from ramet.vsphere import ids
-from ramet.vsphere.inventory.shape import utc
+from ramet.vsphere.inventory.shape import made, utc
 from ramet.vsphere.types import vim
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ RETRY, POWER_OFF = "0", "1"
 def runtime_info(mo: MachineView) -> Any:
     vm = mo.vm
     row = mo.usage.memory(vm.id)
-    return vim.vm.RuntimeInfo(
+    return made(
+        vim.vm.RuntimeInfo,
         host=host(mo),
         connectionState=connection_state(mo),
         powerState=mo.power_state,
@@ -63,13 +64,15 @@ def question(mo: MachineView) -> Any:
     vm = mo.vm
     if vm.state is not VmState.PAUSED:
         return None
-    return vim.vm.QuestionInfo(
+    return made(
+        vim.vm.QuestionInfo,
         id=f"paused-{vm.id}",
         text=f"The virtual machine was stopped: {vm.pause_reason or 'unknown reason'}. Retry when it is settled.",
-        choice=vim.option.ChoiceOption(
+        choice=made(
+            vim.option.ChoiceOption,
             choiceInfo=[
-                vim.ElementDescription(key=RETRY, label="Retry", summary="Let the guest go on."),
-                vim.ElementDescription(key=POWER_OFF, label="Power Off", summary="Cut its power."),
+                made(vim.ElementDescription, key=RETRY, label="Retry", summary="Let the guest go on."),
+                made(vim.ElementDescription, key=POWER_OFF, label="Power Off", summary="Cut its power."),
             ],
             defaultIndex=0,
         ),
@@ -79,7 +82,8 @@ def question(mo: MachineView) -> Any:
 def quick_stats(mo: MachineView) -> Any:
     vm = mo.vm
     row = mo.usage.memory(vm.id) if vm.is_on else None
-    stats = vim.vm.Summary.QuickStats(
+    stats = made(
+        vim.vm.Summary.QuickStats,
         guestHeartbeatStatus=heartbeat(mo),
         overallCpuUsage=mo.usage.cpu_mhz(vm.id) if vm.is_on else 0,
         overallCpuDemand=mo.usage.cpu_mhz(vm.id) if vm.is_on else 0,

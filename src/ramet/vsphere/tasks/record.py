@@ -11,7 +11,7 @@ from ramet.model.base import Model
 from ramet.model.host import Task, TaskState
 from ramet.vsphere import ids
 from ramet.vsphere.core.faults import fault_of
-from ramet.vsphere.inventory.shape import utc
+from ramet.vsphere.inventory.shape import made, utc
 from ramet.vsphere.types import NAMESPACE, Support, vim, vmodl
 
 _METHODS = {
@@ -82,7 +82,8 @@ def info(task: Task, shown: Shown | None) -> Any:
     note = shown.note if shown is not None else note_of(task)
     method = method_of(note.name)
     ended = state in ("success", "error")
-    return vim.TaskInfo(
+    return made(
+        vim.TaskInfo,
         key=ids.task_moid(task.id),
         task=vim.Task(ids.task_moid(task.id)),
         name=method,
@@ -179,12 +180,12 @@ def event_chain(task_id: str) -> int:
 
 
 def _doing(task: Task) -> Any:
-    return vmodl.LocalizableMessage(key=f"ramet.{task.kind}", message=task.doing)
+    return made(vmodl.LocalizableMessage, key=f"ramet.{task.kind}", message=task.doing)
 
 
 def _reason(task: Task, note: TaskNote) -> Any:
     if note.user:
-        return vim.TaskReasonUser(userName=note.user)
+        return made(vim.TaskReasonUser, userName=note.user)
     if task.by_uid is not None:
-        return vim.TaskReasonUser(userName="root" if task.by_uid == 0 else f"uid {task.by_uid}")
+        return made(vim.TaskReasonUser, userName="root" if task.by_uid == 0 else f"uid {task.by_uid}")
     return vim.TaskReasonSystem()
