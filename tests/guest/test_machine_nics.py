@@ -114,6 +114,25 @@ async def test_a_connected_clone_has_macs_and_after_a_reload_addresses_of_its_ow
     assert await host.address_of("echo") != await host.address_of(triad)
 
 
+HUSH = """
+nic=eth0
+/etc/micro/nic $nic stop
+for _ in 1 2 3 4 5 6 7 8 9 10 11 12; do
+    rm -f /run/dhcp.$nic.pid
+    /etc/micro/nic $nic first &
+    /etc/micro/nic $nic stop
+    wait $!
+done
+cat /run/dhcp.$nic.pid
+ps | grep "[n]ic $nic\\|[u]dhcpc -i $nic" || :
+"""
+
+
+async def test_a_nic_that_is_told_to_be_silent_is_while_it_appears(guests: Guests, triad: str) -> None:
+    await guests.clone(triad, "hush")
+    assert await guests.sh("hush", HUSH) == "-"
+
+
 async def test_cables_are_moved_pulled_and_plugged_while_the_guest_runs(
     host: Host, guests: Guests, triad: str, other: str
 ) -> None:
