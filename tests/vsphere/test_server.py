@@ -161,6 +161,20 @@ async def test_who_is_silent_at_the_handshake_is_cut(surface: Open, monkeypatch:
     writer.close()
 
 
+async def test_small_answers_go_out_at_once(host: Host, surface: Open) -> None:
+    _, writer = await surface.stream()
+    listener = host.access._listener
+    assert isinstance(listener, Surface)
+    assert listener._server is not None
+    for _ in range(100):
+        if listener._server.connections:
+            break
+        await asyncio.sleep(0.02)
+    [connection] = listener._server.connections
+    assert connection.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    writer.close()
+
+
 async def test_when_all_connections_are_used_an_idle_one_makes_room(host: Host) -> None:
     async with served(host):
         few = host.settings.model_copy(update={"connections_max": 3})
