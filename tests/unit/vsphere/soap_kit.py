@@ -18,7 +18,7 @@ from ramet.vsphere.core.calls import CURRENT, Call
 from ramet.vsphere.core.objects import Mo, operation, prop
 from ramet.vsphere.core.world import World
 from ramet.vsphere.service import instance
-from ramet.vsphere.types import NEWEST, vim
+from ramet.vsphere.types import NEWEST, make, vim
 from ramet.vsphere.views import search, views
 from ramet.vsphere.wire.endpoint import App, make_app
 
@@ -248,7 +248,8 @@ def property_spec(kind: Any, *paths: str, all: bool = False) -> Any:
 
 def filter_spec(objects: Any, *properties: Any, **more: Any) -> Any:
     specs = [one if isinstance(one, PC.ObjectSpec) else PC.ObjectSpec(obj=one) for one in objects]
-    return PC.FilterSpec(objectSet=specs, propSet=list(properties), **more)
+    inside = {"objectSet": PC.ObjectSpec.Array(specs), "propSet": PC.PropertySpec.Array(properties)}
+    return make(PC.FilterSpec, **inside, **more)
 
 
 def view_spec(view: Any, *properties: Any) -> Any:

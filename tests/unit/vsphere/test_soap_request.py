@@ -221,18 +221,19 @@ _NAMES = st.sampled_from(
     ["spec", "name", "location", "folder", "config", "key", "value", "_this", "device", "fault", "propSet", "type", "x"]
 )
 _TYPES = st.sampled_from(
-    "xsd:int xsd:dateTime ArrayOfInt ArrayOfX TypeName MethodName void ManagedObject DataObject LocalizedMethodFault"
-    " MethodFault VirtualDisk VirtualMachinePowerState anyType Link DynamicData PropertyPath xsd:base64Binary xsd:void"
-    " ArrayOfAnyType ArrayOfManagedObjectReference VirtualMachine".split()
+    [
+        *("xsd:int", "xsd:dateTime", "ArrayOfInt", "ArrayOfX", "TypeName", "MethodName", "void", "ManagedObject"),
+        *("LocalizedMethodFault", "MethodFault", "VirtualDisk", "VirtualMachinePowerState", "anyType", "Link"),
+        *("PropertyPath", "xsd:base64Binary", "xsd:void", "ArrayOfAnyType", "ArrayOfManagedObjectReference"),
+        *("VirtualMachine", "DataObject", "DynamicData"),
+    ]
 )
 
 
 @st.composite
 def elements(draw: st.DrawFn, depth: int = 3) -> str:
     name = draw(_NAMES)
-    attributes = "".join(
-        f' {key}="{draw(_TYPES)}"' for key in ("xsi:type", "type") if draw(st.integers(0, 2)) == 0
-    )
+    attributes = "".join(f' {key}="{draw(_TYPES)}"' for key in ("xsi:type", "type") if draw(st.integers(0, 2)) == 0)
     inside = [draw(elements(depth - 1)) for _ in range(draw(st.integers(0, 3)))] if depth else []
     text = draw(st.sampled_from(["", "", "1", "x", "true", "vm-1", "2026-13-45T99:00:00Z", "%%%", "-", "1e999"]))
     return f"<{name}{attributes}>{text}{''.join(inside)}</{name}>"

@@ -129,7 +129,7 @@ class Collection:
         items = sorted(self._items(since), key=lambda item: item.number)
         if not items:
             return None
-        cut = items[: most or len(items)]
+        cut = _first(items, most)
         is_cut = len(cut) < len(items)
         made = make(_PC.UpdateSet, version=str(cut[-1].number if is_cut else self._number))
         made.__dict__["filterSet"] = self._filter_set(call, cut, since)
@@ -167,6 +167,12 @@ class Collection:
         )
 
 
+def _first(items: list[_Item], most: int | None) -> list[_Item]:
+    """Up to so many objects, and whatever else there is to tell among them."""
+    numbers = [i for i, item in enumerate(items) if item.news is not None]
+    return items if most is None or len(numbers) <= most else items[: numbers[most]]
+
+
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:
     try:
         async with asyncio.timeout(timeout_s):
@@ -188,6 +194,6 @@ def not_found(ref: Any) -> Any:
 
 def _bad_version(version: str) -> Exception:
     made: Exception = vmodl.query.InvalidCollectorVersion(
-        name="version", msg=f"The version {version[:_LONGEST_VERSION]!r} is not one of this collector's, or too old."
+        msg=f"The version {version[:_LONGEST_VERSION]!r} is not one of this collector's, or too old."
     )
     return made
