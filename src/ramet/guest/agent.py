@@ -7,7 +7,7 @@ import base64
 import binascii
 import contextlib
 import shlex
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from ramet.errors import DeadlineError, GuestError, UsageError
+from ramet.errors import DeadlineError, GuestError, RametError, UsageError
 from ramet.guest.agent_wire import MAX_ANSWER_BYTES, AgentWire
 
 T = TypeVar("T")
@@ -156,7 +156,8 @@ class Agent:
 
     One command at a time. A command that fails or is given up half way closes the connection, and the next one
     opens and synchronises a new one. Raises `DeadlineError` when the guest does not answer in time, `GuestError`
-    when it refuses or answers nonsense, OSError when QEMU is not there.
+    when it refuses or answers nonsense, OSError when QEMU is not there, and what `hold` was given while the guest
+    stands still.
     """
 
     def __init__(self, path: Path, *, timeout_s: float = 10.0) -> None:
@@ -164,6 +165,7 @@ class Agent:
         self._timeout_s = timeout_s
         self._lock = asyncio.Lock()
         self._wire: AgentWire | None = None
+        self._why_held: Callable[[], RametError] | None = None
 
     async def connect(self) -> None:
         """Connect now, and say nothing. While nobody is connected to its port the agent in the guest looks ten times a
@@ -177,6 +179,21 @@ class Agent:
             self._wire.interrupt()
         async with self._lock:
             self._drop()
+
+    def hold(self, why: Callable[[], RametError]) -> None:
+        """The guest stands still, so nobody can answer: the command that is under way fails at once with what `why`
+        makes, and so does every other one until `release`."""
+        self._why_held = why
+        if self._wire is not None:
+            self._wire.interrupt()
+
+    def release(self) -> None:
+        """The guest goes on."""
+        self._why_held = None
+
+    def _check_held(self) -> None:
+        if self._why_held is not None:
+            raise self._why_held()
 
     @contextlib.asynccontextmanager
     async def quiet(self, timeout_s: float | None = None) -> AsyncIterator[None]:
@@ -221,11 +238,14 @@ class Agent:
     async def _exchange(self, name: str, arguments: dict[str, Any], max_bytes: int) -> dict[str, Any]:
         try:
             wire = await self._connected()
+            self._check_held()
             await wire.synchronise()
             await wire.send(name, arguments)
             return await wire.answer(max_bytes)
-        except BaseException:
+        except BaseException as exc:
             self._drop()
+            if isinstance(exc, GuestError):  # it may have been interrupted because of that
+                self._check_held()
             raise
 
     async def _connected(self) -> AgentWire:
@@ -311,7 +331,7 @@ class Agent:
 
     async def kill(self, pid: int) -> None:
         """Kill a process; an agent that does not answer is no error."""
-        with contextlib.suppress(GuestError, DeadlineError, OSError):
+        with contextlib.suppress(RametError, OSError):
             arguments = {"path": "/bin/sh", "arg": ["-c", f"kill -KILL {pid}"]}
             await self.command("guest-exec", arguments, timeout_s=_CLEANUP_S)
 

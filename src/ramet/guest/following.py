@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass
 from typing import Literal
 
-from ramet.errors import DeadlineError, GuestError, StateError, UsageError
+from ramet.errors import DeadlineError, GuestError, RametError, StateError, UsageError
 from ramet.guest.agent import Agent, ExecOutcome
 from ramet.guest.guestfiles import guest_file
 
@@ -72,7 +72,7 @@ class _Output:
     async def close(self) -> None:
         handle, self._handle = self._handle, None
         if handle is not None:
-            with contextlib.suppress(GuestError, DeadlineError, OSError):
+            with contextlib.suppress(RametError, OSError):
                 await self._agent.close_file(handle)
 
     async def next(self) -> Piece | None:
@@ -267,7 +267,7 @@ class Following:
 
     async def end(self) -> None:
         """Kill the command if it runs, leave nothing in the guest. What fails here, the guest does by itself."""
-        with contextlib.suppress(GuestError, DeadlineError, OSError, TimeoutError):
+        with contextlib.suppress(RametError, OSError, TimeoutError):
             async with asyncio.timeout(_END_S):
                 await self._end()
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from ramet.errors import DeadlineError, GuestError, UsageError
+from ramet.errors import DeadlineError, GuestError, RametError, UsageError
 from ramet.guest.agent import Agent, ExecOutcome
 from ramet.guest.guestfiles import guest_file, guest_helper, helper_name
 from ramet.model.identity import Acknowledgement, Part, Plan
@@ -95,7 +95,7 @@ async def freeze_hooks(agent: Agent, which: Which, timeout_s: float) -> bool:
         raise
     except (DeadlineError, OSError):
         if which == "freeze":
-            with contextlib.suppress(GuestError, DeadlineError, OSError):
+            with contextlib.suppress(RametError, OSError):
                 await _run(agent, _environment("thaw", timeout_s), timeout_s + _SLACK_S)
         raise
 

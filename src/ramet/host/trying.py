@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from ramet.errors import ConflictError, DeadlineError, GuestError, NotFoundError, RametError, StateError, from_dict
+from ramet.errors import ConflictError, NotFoundError, RametError, StateError, from_dict
 from ramet.guest.agent import Agent, ExecOutcome
 from ramet.guest.following import OverdueError, follow
 from ramet.guest.observing import Observation, changes, look
@@ -224,7 +224,7 @@ class TryDesk:
         with _timed(trial, handle, "before" if before is None else "after"):
             try:
                 seen = await look(agent, token, after=before is not None)
-            except (GuestError, DeadlineError, OSError) as exc:
+            except (RametError, OSError) as exc:
                 trial.problems.append(exc.message if isinstance(exc, RametError) else str(exc))
                 return None
         if before is not None:

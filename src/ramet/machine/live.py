@@ -213,8 +213,25 @@ class LiveMachine:
         state = next_state(before, cause, name=self.name)
         await self.change(fact=cause in _FACTS, state=state, **update)
         if state is not before:
+            self._tell_agent()
             self.rooms.book.emit("vm.state", f"{self.name} is {state.value}.", self.vm, before=before.value)
         return self.vm
+
+    def _tell_agent(self) -> None:
+        """Nobody is to wait for an answer out of a guest that stands still."""
+        if self._agent is not None:
+            if self.vm.state is VmState.FROZEN:
+                self._agent.hold(self._froze)
+            else:
+                self._agent.release()
+
+    def _froze(self) -> StateError:
+        return StateError(
+            f"{self.name!r} froze: nothing in it answers.",
+            hint=f"'ramet vm thaw {self.name}' lets it go on, and with it what runs there; or reach a clone of it.",
+            state=VmState.FROZEN.value,
+            operation=Operation.REACH_GUEST.value,
+        )
 
     # -- sessions --------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ramet.errors import DeadlineError, GuestError, UsageError
+from ramet.errors import DeadlineError, GuestError, StateError, UsageError
 from ramet.guest.agent import Agent, ExecOutcome, ShutdownMode
 from ramet.guest.agent_wire import MAX_ANSWER_BYTES
 from ramet.testing.fake_agent import FakeAgent, FakeRefusalError
@@ -245,6 +245,45 @@ async def test_close_fails_the_command_in_flight(fake: FakeAgent, agent: Agent) 
     await told.wait()
     await agent.close()
     with pytest.raises(GuestError, match="closed"):
+        await waiting
+
+
+async def test_a_guest_that_stands_still_is_not_waited_for(fake: FakeAgent, agent: Agent) -> None:
+    told = asyncio.Event()
+    fake.run = lambda arguments: told.set()
+    running = asyncio.create_task(agent.exec(["/bin/long"], timeout_s=60))
+    await told.wait()
+    fake.commands["guest-exec-status"] = lambda arguments: None  # whatever is asked from now on
+    agent.hold(lambda: StateError("It froze."))
+    for command in (running, agent.ping(), agent.exec(["/bin/more"], timeout_s=60)):
+        with pytest.raises(StateError, match="froze"):
+            await command
+    agent.release()
+    await agent.ping()
+
+
+async def test_a_command_under_way_ends_when_the_guest_stands_still(fake: FakeAgent, agent: Agent) -> None:
+    told = asyncio.Event()
+    fake.commands["guest-slow"] = lambda arguments: told.set()
+    waiting = [asyncio.create_task(agent.command("guest-slow")) for _ in range(3)]
+    await told.wait()
+    agent.hold(lambda: StateError("It froze."))
+    for command in waiting:
+        with pytest.raises(StateError, match="froze"):
+            await command
+    assert [name for name, _ in fake.seen] == ["guest-slow"]
+
+
+async def test_a_command_that_is_cancelled_while_the_guest_stands_still_is_cancelled(
+    fake: FakeAgent, agent: Agent
+) -> None:
+    told = asyncio.Event()
+    fake.commands["guest-slow"] = lambda arguments: told.set()
+    waiting = asyncio.create_task(agent.command("guest-slow"))
+    await told.wait()
+    agent.hold(lambda: StateError("It froze."))
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
         await waiting
 
 
