@@ -13,13 +13,15 @@ from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
 from ramet.vsphere.core.world import World
-from ramet.vsphere.types import Support, wire_name
+from ramet.vsphere.types import Support, is_a, vim, wire_name
 from ramet.vsphere.wire import leaves
 
 __all__ = ["example", "is_plain"]
 
 _ALSO: dict[str, tuple[str, ...]] = {
-    "VirtualMachineConfigSpec": ("name", "memoryMB", "numCPUs", "extraConfig"),
+    "VirtualMachineConfigSpec": ("extraConfig",),
+    "config:VirtualMachineConfigSpec": ("name", "memoryMB", "numCPUs", "extraConfig"),
+    "OptionValue": ("value",),
     "PropertyFilterSpec": ("propSet", "objectSet"),
     "PropertySpec": ("all", "pathSet"),
     "CustomizationSpec": ("nicSettingMap",),
@@ -27,7 +29,7 @@ _ALSO: dict[str, tuple[str, ...]] = {
     "EventFilterSpec": ("maxCount",),
     "GuestProgramSpec": ("workingDirectory",),
 }
-"""Fields that are wanted although they are optional."""
+"""Fields that are wanted although they are optional; of one parameter only, when its name stands there too."""
 _MEANT = {
     "CustomizationIdentitySettings": "CustomizationLinuxPrep",
     "CustomizationIpGenerator": "CustomizationDhcpIpGenerator",
@@ -94,7 +96,7 @@ class _Writer:
         return self._data(name, kind, depth)
 
     def _reference(self, name: str, kind: Any, pad: str) -> str:
-        there = self.world.of_kind(kind)
+        there = (is_a(vim.VirtualMachine, kind) and self.world.of_kind(vim.VirtualMachine)) or self.world.of_kind(kind)
         moid = there[0].moid if there else "id"
         type_ = wire_name(there[0].wire if there else kind)
         return f'{pad}<{name} type={quoteattr(type_)} xsi:type="ManagedObjectReference">{escape(moid)}</{name}>'
@@ -102,7 +104,7 @@ class _Writer:
     def _data(self, name: str, kind: Any, depth: int) -> list[str]:
         declared, kind = kind, _meant(kind)
         pad, said = "  " * depth, "" if kind is declared else f" xsi:type={quoteattr(wire_name(kind))}"
-        wanted = _ALSO.get(wire_name(kind), ())
+        wanted = _ALSO.get(f"{name}:{wire_name(kind)}") or _ALSO.get(wire_name(kind), ())
         fields = [
             info
             for info in kind._GetPropertyList()

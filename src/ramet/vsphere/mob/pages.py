@@ -17,7 +17,7 @@ from ramet.vsphere.core.world import World
 from ramet.vsphere.mob import walking
 from ramet.vsphere.mob.forms import form
 from ramet.vsphere.mob.markup import Child, Markup, join, tag
-from ramet.vsphere.mob.naming import method_name, method_url, object_name, object_url, shown_type
+from ramet.vsphere.mob.naming import find_method, method_name, method_url, object_name, object_url, shown_type
 from ramet.vsphere.mob.page import Crumb, frame, note
 from ramet.vsphere.mob.values import UNSET, Shelf, badge, table
 from ramet.vsphere.types import Support, vim, vmodl, wire_name
@@ -49,7 +49,7 @@ class Pages:
         found = await walking.properties(mo)
         info = next((value for one, value in found if one.name == "info" and mo.wire is vim.Task), None)
         body: list[Child] = [
-            *_title(mo.moid, object_name(mo), wire_name(mo.wire)),
+            *_title(mo, object_name(mo)),
             None if info is None else self._task(info),
             tag("h2", "Properties"),
             self.shelf.properties(found, mo.moid),
@@ -84,7 +84,8 @@ class Pages:
             shown = shelf.properties(fields, mo.moid, path)
         else:
             shown = tag("div", UNSET if value is None else shelf.plain(value), class_="note")
-        kind = "Unset" if value is None else shown_type(type(value))
+        kind = f"array of {len(value)}" if isinstance(value, list) else shown_type(type(value))
+        kind = "Unset" if value is None else kind
         body: list[Child] = [tag("h1", path), tag("p", kind, class_="sub"), tag("h2", "Properties"), shown]
         return self._page(f"{mo.moid} {path}", [*body, _back(mo)], self._crumbs(mo, path))
 
@@ -128,7 +129,8 @@ class Pages:
         ]
         count = f"{len(hits)} objects" if len(hits) <= FOUND else f"The first {FOUND} of {len(hits)} objects"
         shown = table("NAME", "TYPE", "ID", rows=rows, label="Found") if rows else None
-        body: list[Child] = [tag("h1", f"Found: {text}"), tag("p", count, class_="sub"), shown]
+        title = "Virtual machines" if text == "vm-" else f"Found: {text}"
+        body: list[Child] = [tag("h1", title), tag("p", count, class_="sub"), shown]
         return self._page("Find", body, [("Service instance", "/mob/"), ("Find", None)])
 
     def _matching(self, text: str) -> list[tuple[Mo, str]]:
@@ -159,9 +161,31 @@ class Pages:
         return None if above is None else self.world.get(above._moId, self.call)
 
 
-def _title(moid: str, name: str, kind: str) -> list[Child]:
-    shown = [tag("h1", name), tag("p", f"{kind} ", tag("code", moid), class_="sub")]
-    return list(shown) if name else [tag("h1", moid), tag("p", kind, class_="sub")]
+def _title(mo: Mo, name: str) -> list[Child]:
+    kind = wire_name(mo.wire)
+    below: list[Child] = [f"{kind} ", tag("code", mo.moid) if name else None, " ", _power(mo), " ", _address(mo)]
+    quick = [("Methods ↓", "#methods")]
+    quick += [(one, method_url(mo.moid, one)) for one in _QUICK.get(kind, ()) if _is_here(mo, one)]
+    links = (tag("li", tag("a", text, href=href)) for text, href in quick)
+    return [tag("h1", name or mo.moid), tag("p", join(below), class_="sub"), tag("ul", join(links), class_="quick")]
+
+
+_QUICK = {
+    "VirtualMachine": ("instantClone", "powerOn", "powerOff", "clone", "reconfigure", "rename", "destroy"),
+    "Folder": ("createFolder", "createVm", "moveInto"),
+    "Task": ("cancel",),
+}
+"""Methods that people mostly come for."""
+
+
+def _is_here(mo: Mo, method: str) -> bool:
+    info = find_method(mo.wire, method)
+    return info is not None and info.wsdlName in mo.operations
+
+
+def _address(mo: Mo) -> Markup | None:
+    found = value_at(mo, "guest.ipAddress") if "guest.ipAddress" in mo.getters else None
+    return None if not found else tag("code", str(found))
 
 
 def _power(mo: Mo) -> Markup | None:
@@ -188,7 +212,7 @@ def _methods(mo: Mo) -> list[Child]:
     infos = sorted(mo.wire._GetMethodList(), key=method_name)
     here = [info for info in infos if info.wsdlName in mo.operations]
     others = [info for info in infos if info.wsdlName not in mo.operations]
-    found: list[Child] = [tag("h2", "Methods")]
+    found: list[Child] = [tag("h2", "Methods", id="methods")]
     found.append(_method_table(mo, here, "Methods") if here else tag("p", "None.", class_="sub"))
     if others:
         summary = tag("summary", f"{len(others)} more that this server does not support")

@@ -33,14 +33,16 @@ nav.crumbs ol{list-style:none;display:flex;flex-wrap:wrap;gap:.1rem .5rem;margin
 nav.crumbs li+li::before{content:"\\203a";margin-right:.5rem;color:var(--soft)}
 h1{font-size:1.5rem;line-height:1.25;margin:0 0 .15rem;overflow-wrap:anywhere}
 h2{font-size:1.05rem;margin:1.8rem 0 .55rem}
-.sub{color:var(--soft);margin:0 0 1rem}.mono,code,textarea,td.value{font-family:ui-monospace,"Cascadia Mono",
-"DejaVu Sans Mono",Menlo,monospace;font-size:.87rem}
+.sub{color:var(--soft);margin:0 0 .6rem}
+.quick{display:flex;flex-wrap:wrap;gap:.4rem .5rem;margin:.2rem 0 1rem;padding:0;list-style:none}
+.quick a{display:block;padding:.2rem .7rem;border:1px solid var(--line);border-radius:99px;background:var(--card);
+text-decoration:none;font-size:.9rem}.quick a:hover{border-color:var(--link)}
 .card{background:var(--card);border:1px solid var(--line);border-radius:8px;overflow-x:auto}
 table{border-collapse:collapse;width:100%}
 th,td{text-align:left;vertical-align:top;padding:.42rem .8rem;border-top:1px solid var(--line)}
 thead th{border-top:0;background:var(--head);font-size:.74rem;letter-spacing:.06em;color:var(--soft);font-weight:650}
 tbody th{font-weight:550;white-space:nowrap}
-td.type{color:var(--soft);font-size:.86rem;overflow-wrap:anywhere;min-width:11rem}
+td.type{color:var(--soft);font-size:.86rem;overflow-wrap:anywhere;min-width:15rem}
 td.value{overflow-wrap:anywhere;width:58%}
 td table{margin:.1rem 0}
 td.value ul{margin:0;padding:0;list-style:none}.soft{color:var(--soft)}
@@ -61,11 +63,13 @@ input,select,textarea,button{font:inherit;color:var(--ink);background:var(--card
 border-radius:6px;padding:.35rem .6rem;max-width:100%}
 input:not([type=hidden]),textarea{width:100%}textarea{resize:vertical;tab-size:2}
 input::placeholder,textarea::placeholder{color:var(--soft);opacity:.85}
+code,textarea,td.value{font-family:ui-monospace,"Cascadia Mono","DejaVu Sans Mono",Menlo,monospace;font-size:.87rem}
+tr.empty th{font-weight:400;color:var(--soft)}
 label{font-weight:600}.req{color:var(--bad);font-weight:600;font-size:.8rem}.opt{color:var(--soft);font-size:.8rem}
 button.go{background:var(--accent);border-color:var(--accent);color:#fff;font-weight:600;padding:.5rem 1.2rem;
 cursor:pointer}
 @media (prefers-color-scheme:dark){button.go{color:#0b1a14}}
-.actions{display:flex;gap:1rem;align-items:center;padding:.8rem}
+.actions{display:flex;gap:1rem;align-items:center;padding:.8rem 0}
 td.field{width:62%}
 footer{color:var(--soft);font-size:.85rem;max-width:76rem;margin:0 auto;padding:0 1.25rem 2rem}
 @media (max-width:46rem){td.type{display:none}th.type{display:none}tbody th{white-space:normal}.bar input{width:9rem}}

@@ -65,8 +65,9 @@ class Shelf:
                 tag("th", info.name, scope="row"),
                 tag("td", shown_type(info.type), class_="type"),
                 tag("td", self.value(value, moid, f"{path}.{info.name}" if path else info.name), class_="value"),
+                class_="empty" if value is None or _is_empty(value) else None,
             )
-            for info, value in found
+            for info, value in sorted(found, key=lambda one: str(one[0].name).lower())
             if info.name not in ("dynamicType", "dynamicProperty")
         )
         return table("NAME", "TYPE", "VALUE", rows=rows, label="Properties")
@@ -148,6 +149,10 @@ class Shelf:
             if info.name not in ("dynamicType", "dynamicProperty", "msg")
         )
         return table("NAME", "TYPE", "VALUE", rows=rows, label=wire_name(type(value)))
+
+
+def _is_empty(value: Any) -> bool:
+    return isinstance(value, list) and not value
 
 
 def _label(value: Any) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 from ramet.vsphere.access.sessions import Sessions, UserSession
 from ramet.vsphere.core.objects import Mo
 from ramet.vsphere.rest.asking import Ask
-from ramet.vsphere.rest.errors import ApiError, body, error_of
-from ramet.vsphere.rest.structs import Secret, Struct, Style
+from ramet.vsphere.rest.errors import ApiError, error_of
+from ramet.vsphere.rest.structs import Secret, Struct
 from ramet.vsphere.rest.table import Operation
 from ramet.vsphere.types import vim, wire_name
 
@@ -53,7 +53,7 @@ class TaskInfo(Struct):
     target: DynamicId | None = None
     status: str
     cancelable: bool
-    error: dict[str, Any] | None = None
+    error: Any = None
     start_time: datetime | None = None
     end_time: datetime | None = None
     user: str | None = None
@@ -162,18 +162,11 @@ async def _task(ask: Ask, mo: Mo) -> TaskInfo | None:
         target=None if info.entity is None else DynamicId(type=wire_name(type(info.entity)), id=info.entity._moId),
         status=status,
         cancelable=bool(info.cancelable),
-        error=_error(info.error),
+        error=None if info.error is None else error_of(info.error),
         start_time=info.startTime,
         end_time=info.completeTime,
         user=getattr(info.reason, "userName", None),
     )
-
-
-def _error(fault: Any) -> dict[str, Any] | None:
-    if fault is None:
-        return None
-    error = error_of(fault)
-    return None if error is None else body(error, Style.API)
 
 
 async def get_version(ask: Ask) -> Version:

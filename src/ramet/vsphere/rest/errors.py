@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ramet.vsphere.rest.structs import Style
+from ramet.vsphere.rest.structs import Style, Styled
 from ramet.vsphere.types import vim, vmodl, wire_name
 
 __all__ = ["ApiError", "body", "error_of"]
@@ -45,7 +45,7 @@ _FAULTS: tuple[tuple[Any, str], ...] = (
 )
 
 
-class ApiError(Exception):
+class ApiError(Exception, Styled):
     """What a caller is told. `kind` is the last word of its name: 'not_found'."""
 
     def __init__(self, kind: str, message: str, id: str = "") -> None:
@@ -57,6 +57,9 @@ class ApiError(Exception):
     @property
     def status(self) -> int:
         return _STATUS.get(self.kind, 400)
+
+    def styled(self, style: Style) -> Any:
+        return body(self, style)
 
     @property
     def name(self) -> str:

@@ -21,9 +21,15 @@ from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-__all__ = ["Map", "Secret", "Struct", "Style", "encode", "plain"]
+__all__ = ["Map", "Secret", "Struct", "Style", "Styled", "encode", "plain"]
 
 V = TypeVar("V")
+
+
+class Style(StrEnum):
+    API = "api"
+    REST = "rest"
+    RPC = "rpc"
 
 
 class Struct(BaseModel):
@@ -33,6 +39,13 @@ class Struct(BaseModel):
 
     vapi: ClassVar[str] = ""
     """Its name on the wire of JSON-RPC."""
+
+
+class Styled:
+    """Something that is written in a way of its own."""
+
+    def styled(self, style: Style) -> Any:
+        raise NotImplementedError
 
 
 class Secret(str):
@@ -51,14 +64,10 @@ def _entries(value: Any) -> Any:
 Map = Annotated[dict[str, V], BeforeValidator(_entries)]
 
 
-class Style(StrEnum):
-    API = "api"
-    REST = "rest"
-    RPC = "rpc"
-
-
 def encode(value: Any, style: Style) -> Any:
     match value:
+        case Styled():
+            return value.styled(style)
         case Struct():
             return _struct(value, style)
         case dict():

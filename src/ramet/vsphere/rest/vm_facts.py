@@ -91,8 +91,11 @@ def memory_of(config: Any) -> Memory:
 
 def _boot(config: Any) -> Boot:
     options = config.bootOptions
+    is_efi = config.firmware == "efi"
     return Boot(
-        type="EFI" if config.firmware == "efi" else "BIOS",
+        type="EFI" if is_efi else "BIOS",
+        efi_legacy_boot=False if is_efi else None,
+        network_protocol="IPV4" if is_efi else None,
         delay=getattr(options, "bootDelay", None) or 0,
         retry=bool(getattr(options, "bootRetryEnabled", None)),
         retry_delay=getattr(options, "bootRetryDelay", None) or 10000,
@@ -125,10 +128,11 @@ def nics_of(config: Any) -> dict[str, EthernetInfo]:
 
 
 def _nic(device: Any) -> EthernetInfo:
-    link = device.connectable
+    link, kind = device.connectable, _CARDS.get(type(device)._wsdlName, "VMXNET3")
     return EthernetInfo(
         label=_label(device),
-        type=_CARDS.get(type(device)._wsdlName, "VMXNET3"),
+        type=kind,
+        upt_compatibility_enabled=False if kind == "VMXNET3" else None,  # clients refuse a card of this make without
         mac_type=_MAC_TYPES.get(str(device.addressType), "MANUAL"),
         mac_address=device.macAddress,
         wake_on_lan_enabled=bool(device.wakeOnLanEnabled),

@@ -43,11 +43,11 @@ class Request:
     path: str
     """Decoded; the query is not in it."""
     query_string: str = ""
-    headers: dict[str, str] = field(default_factory=dict)
-    """By their names in lower case; the last one of a name counts."""
-    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict, repr=False)
+    """By their names in lower case; the last one of a name counts. Passwords stand here: no log shows them."""
+    body: bytes = field(default=b"", repr=False)
     peer: str = ""
-    receive: Receive | None = None
+    receive: Receive | None = field(default=None, repr=False)
 
     @cached_property
     def query(self) -> list[tuple[str, str]]:
