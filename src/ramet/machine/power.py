@@ -20,6 +20,7 @@ from ramet.model.machine import VmState
 from ramet.network.firewall import Guard
 from ramet.network.taps import tap_name
 
+_OWN_END_S = 0.3
 KILL_TIMEOUT_S = 10.0
 CLOCK_TIMEOUT_S = 5.0
 
@@ -74,10 +75,19 @@ async def _launch(live: LiveMachine, *, incoming: bool) -> None:
         await live.qmp.cont()
         reach("start.running")
     except BaseException as exc:
+        reason = await _own_end(process) if isinstance(exc, PeerError) else None
         await end_process(live, process)
-        if isinstance(exc, PeerError) and (reason := process.exit_reason()):
-            raise QemuError(f"QEMU did not start {live.name!r}: {reason}") from exc
+        if reason is not None:
+            raise QemuError(f"QEMU did not start {live.name!r}: {reason.rstrip('.')}.") from exc
         raise
+
+
+async def _own_end(process: QemuProcess) -> str | None:
+    """Why it ended, if it did so by itself: its monitor is gone a moment before it is."""
+    with contextlib.suppress(DeadlineError):
+        await process.wait_exit(_OWN_END_S)
+        return process.exit_reason()
+    return None
 
 
 async def _lift_guards(live: LiveMachine) -> None:
