@@ -8,13 +8,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from ramet.vsphere import ids
+from ramet.vsphere.access import authorization
 from ramet.vsphere.access import opening as access
+from ramet.vsphere.access.roles import Roles
 from ramet.vsphere.collector import collector
+from ramet.vsphere.core.calls import CURRENT
 from ramet.vsphere.core.objects import Mo
 from ramet.vsphere.core.world import World
 from ramet.vsphere.following import Follower
@@ -78,12 +81,30 @@ async def open_world(host: Host) -> AsyncIterator[World]:
     running = [asyncio.create_task(_go_on(name, run), name=f"vsphere: {name}") for name, run in lives.items()]
     try:
         async with access.opened(world):
+            _label(world)
             yield world
     finally:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
         tasks.close()
+
+
+def _label(world: World) -> None:
+    """Entities say who may what."""
+    labels, roles, manager = world.part(Labels), world.part(Roles), world.find(authorization.MOID)
+
+    def roles_of_caller() -> list[int]:
+        call = CURRENT.get()
+        role = roles.of_user(call.principal) if call is not None else None
+        return [role.role_id] if role is not None else []
+
+    def permissions(moid: str) -> list[Any]:
+        if moid == ids.ROOT_FOLDER and isinstance(manager, authorization.AuthorizationManager):
+            return manager.permissions()
+        return []
+
+    labels.roles, labels.permissions = roles_of_caller, permissions
 
 
 async def _go_on(name: str, run: Callable[[], Awaitable[None]]) -> None:

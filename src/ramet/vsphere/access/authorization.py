@@ -68,19 +68,20 @@ class AuthorizationManager(Mo):
 
     @operation("RetrieveAllPermissions")
     async def retrieve_all(self, call: Call) -> list[Any]:
-        return self._permissions()
+        return self.permissions()
 
     @operation("RetrieveRolePermissions")
     async def retrieve_of_role(self, call: Call, roleId: int) -> list[Any]:
         self._roles.get(roleId)
-        return [permission for permission in self._permissions() if permission.roleId == roleId]
+        return [permission for permission in self.permissions() if permission.roleId == roleId]
 
     @operation("RetrieveEntityPermissions", privilege="System.View")
     async def retrieve_of_entity(self, call: Call, entity: Any, inherited: bool) -> list[Any]:
         self.world.find(entity._moId, call)
-        return self._permissions() if inherited or entity._moId == ids.ROOT_FOLDER else []
+        return self.permissions() if inherited or entity._moId == ids.ROOT_FOLDER else []
 
-    def _permissions(self) -> list[Any]:
+    def permissions(self) -> list[Any]:
+        """Of every user, all on the root."""
         root = self.world.ref(ids.ROOT_FOLDER)
         kind = vim.AuthorizationManager.Permission
         return [

@@ -9,7 +9,8 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from ramet.vsphere import ids
-from ramet.vsphere.core.objects import Mo, prop
+from ramet.vsphere.core.calls import Call
+from ramet.vsphere.core.objects import operation, prop
 from ramet.vsphere.inventory.entity import Entity
 from ramet.vsphere.inventory.shape import filled, utc
 from ramet.vsphere.types import vim
@@ -99,18 +100,14 @@ class Datastore(Entity):
     def get_vms(self) -> list[Any]:
         return self.refs(vim.VirtualMachine)
 
+    @operation("RefreshDatastore")
+    async def refresh_now(self, call: Call) -> None:
+        await self.refresh()
+
+    @operation("RefreshDatastoreStorageInfo")
+    async def refresh_storage(self, call: Call) -> None:
+        await self.refresh()
+
     @prop("browser")
     def get_browser(self) -> Any:
         return self.world.ref(ids.DATASTORE_BROWSER)
-
-
-class DatastoreBrowser(Mo):
-    wire = vim.host.DatastoreBrowser
-
-    @prop("datastore")
-    def get_datastores(self) -> list[Any]:
-        return [self.world.ref(ids.DATASTORE)]
-
-    @prop("supportedType")
-    def get_supported_types(self) -> list[Any]:
-        return [vim.host.DatastoreBrowser.VmDiskQuery(), vim.host.DatastoreBrowser.IsoImageQuery()]

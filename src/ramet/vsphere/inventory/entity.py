@@ -26,6 +26,8 @@ class Labels:
     custom_fields: Callable[[Any], list[Any]] = _nothing
     """By the entity's type: the definitions of fields that it may have."""
     permissions: Callable[[str], list[Any]] = _nothing
+    roles: Callable[[], list[int]] = list
+    """Ids of the roles of whoever makes the call that is being served."""
     recent_tasks: Callable[[str], list[Any]] = _nothing
 
 
@@ -72,7 +74,8 @@ class Entity(Mo):
 
     @prop("effectiveRole")
     def get_effective_role(self) -> list[int]:
-        return [-1]  # of the server itself; what a session may, its own role says
+        """Of who asks: a user has one role, everywhere."""
+        return self.labels.roles()
 
     @prop("recentTask")
     def get_recent_tasks(self) -> list[Any]:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from ramet.vsphere import ids
 from ramet.vsphere.core.objects import Mo
+from ramet.vsphere.inventory.browser import DatastoreBrowser
 from ramet.vsphere.inventory.compute import ComputeResource, ResourcePool
-from ramet.vsphere.inventory.datastore import Datastore, DatastoreBrowser
+from ramet.vsphere.inventory.datastore import Datastore
 from ramet.vsphere.inventory.environment import EnvironmentBrowser
 from ramet.vsphere.inventory.folders import fixed_folders
 from ramet.vsphere.inventory.host_system import HostSystem

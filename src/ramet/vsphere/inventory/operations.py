@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from ramet.errors import DeadlineError, from_dict
 from ramet.model.host import Task
 from ramet.vsphere import ids
 from ramet.vsphere.core.calls import Call
 from ramet.vsphere.core.objects import Mo, operation
 from ramet.vsphere.inventory.places import Places
-from ramet.vsphere.machine.long_work import run, show, until_known
+from ramet.vsphere.machine.long_work import ended, run, show, until_known
 from ramet.vsphere.machine.operations_life import refused
 from ramet.vsphere.machine.operations_power import PowerOperations
 from ramet.vsphere.machine.refusals import refusing
@@ -142,16 +141,6 @@ class FolderOperations(Mo):
                 raise vim.fault.InvalidFolder(
                     target=self.ref, msg="A folder cannot be moved into itself, or into one of its own folders."
                 )
-
-
-async def ended(host: Any, task: Task, timeout_s: float = 600.0) -> Task:
-    """Wait for a task of the host, and raise what it failed with. Bounded: DeadlineError."""
-    final: Task = await host.tasks.wait(task.id, timeout_s)
-    if not final.state.is_final:
-        raise DeadlineError(f"The task {final.kind} of {final.target!r} takes longer than {timeout_s:g} s.")
-    if final.error is not None:
-        raise from_dict(final.error)
-    return final
 
 
 class DatacenterOperations(Mo):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from ramet.model.machine import VmState
+from ramet.model.machine import Vm, VmState
 from ramet.model.units import MIB
 from ramet.vsphere import ids
 from ramet.vsphere.inventory.shape import made, utc
@@ -66,7 +66,7 @@ def question(mo: MachineView) -> Any:
         return None
     return made(
         vim.vm.QuestionInfo,
-        id=f"paused-{vm.id}",
+        id=question_id(vm),
         text=f"The virtual machine was stopped: {vm.pause_reason or 'unknown reason'}. Retry when it is settled.",
         choice=made(
             vim.option.ChoiceOption,
@@ -77,6 +77,10 @@ def question(mo: MachineView) -> Any:
             defaultIndex=0,
         ),
     )
+
+
+def question_id(vm: Vm) -> str:
+    return f"paused-{vm.id}"
 
 
 def quick_stats(mo: MachineView) -> Any:

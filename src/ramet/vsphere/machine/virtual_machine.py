@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ramet.vsphere.machine.operations_answer import AnswerOperations
 from ramet.vsphere.machine.operations_clone import CloneOperations
 from ramet.vsphere.machine.operations_config import ConfigOperations
 from ramet.vsphere.machine.operations_life import LifeOperations
@@ -9,5 +10,7 @@ from ramet.vsphere.machine.operations_power import PowerOperations
 from ramet.vsphere.machine.properties import MachineProperties
 
 
-class VirtualMachine(PowerOperations, CloneOperations, ConfigOperations, LifeOperations, MachineProperties):
+class VirtualMachine(
+    PowerOperations, CloneOperations, ConfigOperations, LifeOperations, AnswerOperations, MachineProperties
+):
     """One VM of the host."""
