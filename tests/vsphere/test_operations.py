@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from ramet.errors import CapacityError
 from ramet.host.service import Host
-from ramet.model.machine import Display, Nic
+from ramet.model.machine import Nic
 from ramet.vsphere import ids
 from ramet.vsphere.core.calls import Call
 from ramet.vsphere.core.dispatch import invoke
@@ -118,6 +119,7 @@ async def test_a_vm_that_is_off_has_its_own_refusals(caller: Caller) -> None:
         ("MigrateVM_Task", {"priority": "defaultPriority"}),
         ("CreateSnapshot_Task", {"name": "s", "memory": True, "quiesce": False}),
         ("AcquireMksTicket", {}),
+        ("AcquireTicket", {"ticketType": "webmks"}),
     ],
 )
 async def test_what_there_is_not_says_what_there_is(caller: Caller, method: str, arguments: Any) -> None:
@@ -141,13 +143,73 @@ async def test_a_template_is_not_powered_on(caller: Caller) -> None:
         await caller.do(mo.moid, "MarkAsVirtualMachine", pool=pool)
 
 
-async def test_consoles_of_vms_without_a_display_are_refused(caller: Caller) -> None:
-    dark, lit = await made(caller, "dark"), await made(caller, "lit", display=Display.VGA)
-    for mo in (dark, lit):
-        with pytest.raises(vim.fault.InvalidState):
-            await caller.do(mo.moid, "AcquireTicket", ticketType="webmks")
-    with pytest.raises(vmodl.fault.NotSupported):
-        await caller.do(lit.moid, "AcquireTicket", ticketType="dnd")
+def clone_spec(**fields: Any) -> Any:
+    move = fields.pop("move", None)
+    location = vim.vm.RelocateSpec(diskMoveType=move, pool=vim.ResourcePool(ids.RESOURCE_POOL))
+    return vim.vm.CloneSpec(**{"location": location, "template": False, "powerOn": False, **fields})
+
+
+@pytest.mark.parametrize("move", [None, "createNewChildDiskBacking"])
+async def test_a_template_is_cloned_full_or_linked(caller: Caller, move: str | None) -> None:
+    golden = await made(caller, "golden", nics=(Nic(id="net0", network="user"),))
+    await caller.do(golden.moid, "MarkAsTemplate")
+    before = golden.vm.machine
+    folder = await caller.do(ids.VM_FOLDER, "CreateFolder", name="copies")
+    config = vim.vm.ConfigSpec(memoryMB=64, extraConfig=[vim.option.OptionValue(key="guestinfo.a", value="b")])
+    arguments = {"folder": folder, "name": "copy", "spec": clone_spec(move=move, config=config)}
+    vm = await caller.done(golden.moid, "CloneVM_Task", **arguments)
+    copied = (await seen(caller.world, caller.host.floor.find("copy").vm)).vm
+    assert vm._moId == ids.vm_moid(copied.id)
+    machine = copied.machine
+    assert (machine.memory_mib, machine.extra_config) == (64, {"guestinfo.a": "b"})
+    assert machine.uuid != before.uuid
+    assert machine.nics[0].mac != before.nics[0].mac
+    layers = caller.host.floor.rooms.layers
+    chain, source = ([layer.id for layer in layers.chain(one.disks[0].layer)] for one in (machine, golden.vm.machine))
+    if move is None:
+        assert (len(chain), source) == (1, [before.disks[0].layer])
+    else:
+        assert chain[1:] == source[1:] == [before.disks[0].layer]
+        assert chain[0] != source[0]
+    assert (await read_now(caller.world.find(vm._moId), "parent"))._moId == folder._moId
+    with pytest.raises(vim.fault.DuplicateName):
+        await caller.do(golden.moid, "CloneVM_Task", **arguments)
+    await caller.done(golden.moid, "Destroy_Task")
+    assert [layer.id for layer in layers.chain(machine.disks[0].layer)] == chain
+    await caller.done(vm._moId, "Destroy_Task")
+    assert layers.ids() == ()
+
+
+async def test_a_copy_that_cannot_be_shaped_is_taken_back(caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    golden = await made(caller, "golden")
+
+    async def full(*_: Any) -> None:
+        raise CapacityError("The disk is full.")
+
+    monkeypatch.setattr(Host, "change_vm", full)
+    spec = clone_spec(config=vim.vm.ConfigSpec(numCPUs=2))
+    with pytest.raises(vim.fault.InsufficientResourcesFault):
+        await caller.done(golden.moid, "CloneVM_Task", folder=vim.Folder(ids.VM_FOLDER), name="copy", spec=spec)
+    for task in caller.host.tasks.list():
+        await caller.host.tasks.wait(task.id, 10.0)
+    assert [live.name for live in caller.host.floor.shown()] == ["golden"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "fault"),
+    [
+        ({"memory": True}, vmodl.fault.NotSupported),
+        ({"snapshot": vim.vm.Snapshot("snapshot-1")}, vmodl.fault.NotSupported),
+        ({"template": True, "powerOn": True}, vmodl.fault.InvalidArgument),
+        ({"config": vim.vm.ConfigSpec(nestedHVEnabled=True)}, vmodl.fault.NotSupported),
+    ],
+)
+async def test_a_copy_that_cannot_be_is_refused(caller: Caller, fields: Any, fault: Any) -> None:
+    golden = await made(caller, "golden")
+    with pytest.raises(fault):
+        await caller.do(
+            golden.moid, "CloneVM_Task", folder=vim.Folder(ids.VM_FOLDER), name="copy", spec=clone_spec(**fields)
+        )
 
 
 async def test_a_vm_is_made_in_a_folder_and_goes_with_it(caller: Caller) -> None:

@@ -125,7 +125,7 @@ async def prepare(source: LiveMachine, record: Vm, parents: dict[str, str]) -> S
             layer = rooms.layers.create_overlay(parents[disk.id], disk.size_bytes, layer_id=overlay_id(record.id, disk))
             overlays.append(layer.id)
             disks.append(disk.changed(layer=layer.id))
-        cdroms = await asyncio.to_thread(_own_cdroms, rooms.paths, record)
+        cdroms = await asyncio.to_thread(own_cdroms, rooms.paths, record)
         record = record.changed(machine=record.machine.changed(disks=tuple(disks), cdroms=cdroms))
         seedling = Seedling(LiveMachine(rooms, record), source_macs)
         seedling.live.accelerator = source.require_accelerator()
@@ -142,7 +142,7 @@ async def prepare(source: LiveMachine, record: Vm, parents: dict[str, str]) -> S
     return seedling
 
 
-def _own_cdroms(paths: StatePaths, record: Vm) -> tuple[str, ...]:
+def own_cdroms(paths: StatePaths, record: Vm) -> tuple[str, ...]:
     """A seed that lies among its source's files becomes the clone's own: the source may go at any time."""
     own = []
     for cdrom in map(Path, record.machine.cdroms):

@@ -63,6 +63,7 @@ from ramet.model.requests import (
     ChangeNetwork,
     ChangeVm,
     CloneVm,
+    CopyVm,
     CreateNetwork,
     CreateVm,
     Exec,
@@ -230,6 +231,9 @@ class Host:
 
     async def create_vm(self, request: CreateVm, by_uid: int | None = None) -> Task:
         return await self._vms.create(request, by_uid)
+
+    async def copy_vm(self, ref: str, request: CopyVm, by_uid: int | None = None) -> Task:
+        return await self._vms.copy(ref, request, by_uid)
 
     async def list_vms(self) -> list[VmView]:
         machines = sorted(self.floor.shown(), key=lambda live: live.name)

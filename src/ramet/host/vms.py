@@ -13,6 +13,7 @@ import structlog
 
 from ramet.clone import workflows
 from ramet.errors import RametError, UsageError
+from ramet.host.copying import check_copy, copy
 from ramet.host.creating import check_create, create
 from ramet.host.floor import Floor
 from ramet.host.locks import VmLocks
@@ -24,7 +25,7 @@ from ramet.machine.live import LiveMachine
 from ramet.machine.steps import reach
 from ramet.model.host import Task
 from ramet.model.machine import Vm, VmState
-from ramet.model.requests import ChangeVm, CreateVm, StopVm
+from ramet.model.requests import ChangeVm, CopyVm, CreateVm, StopVm
 from ramet.model.units import MIB
 from ramet.network.firewall import Guard
 from ramet.network.taps import tap_name
@@ -60,6 +61,24 @@ class VmDesk:
             return {"id": live.id, "name": live.name}
 
         return await self._tasks.start("vm.create", request.name, work, by_uid=by_uid)
+
+    async def copy(self, ref: str, request: CopyVm, by_uid: int | None) -> Task:
+        live = self._floor.find(ref)
+        await until_free(self._locks, live, "copy")
+        with self._floor.reserve(request.name):
+            check_copy(self._floor, live, request)
+
+        async def work(handle: TaskHandle) -> Any:
+            async with self._locks.hold(live.id, "copy", wait_s=PATIENCE_S):
+                with self._floor.reserve(request.name), handle.step("copy"):
+                    copied = await copy(self._floor, live, request, handle)
+            if request.start:
+                async with self._locks.hold(copied.id, "start"):
+                    with handle.step("start"):
+                        await self.start_now(copied)
+            return {"id": copied.id, "name": copied.name}
+
+        return await self._tasks.start("vm.copy", request.name, work, vm_id=live.id, by_uid=by_uid, cancellable=True)
 
     async def start(self, ref: str) -> Task:
         live = self._floor.find(ref)

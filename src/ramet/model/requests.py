@@ -186,6 +186,19 @@ class CloneVm(Model):
         return len(self.names) or self.count
 
 
+class CopyVm(Model):
+    """A copy of a VM that is off: another machine, with the same disks."""
+
+    name: Name
+    linked: bool = True
+    """The copy's disks begin with its source's layers, which nobody writes to from then on. False: with a copy of them
+    that shares nothing."""
+    set_config: dict[str, str] = Field(default_factory=dict)
+    memory_mib: int | None = Field(default=None, ge=32, le=1 << 20)
+    vcpus: int | None = Field(default=None, ge=1, le=64)
+    start: bool = False
+
+
 class CreateNetwork(Model):
     name: Name
     cidr: Cidr | None = None

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
+from ramet.errors import DeadlineError, from_dict
 from ramet.host.tasks import TaskHandle
 from ramet.model.host import Task
 from ramet.vsphere.core.calls import Call
@@ -54,3 +55,13 @@ async def run(
     return await mo.world.part(Tasks).run_work(
         call, name, mo, work, vm_id=vm_id, cancellable=cancellable, result=result, fault=partial(refusal, mo)
     )
+
+
+async def ended(host: Any, task: Task, timeout_s: float = 600.0) -> Task:
+    """Wait for a task of the host, and raise what it failed with. Bounded: DeadlineError."""
+    final: Task = await host.tasks.wait(task.id, timeout_s)
+    if not final.state.is_final:
+        raise DeadlineError(f"The task {final.kind} of {final.target!r} takes longer than {timeout_s:g} s.")
+    if final.error is not None:
+        raise from_dict(final.error)
+    return final

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ramet.errors import StateError
 from ramet.model.machine import VmState
 from ramet.model.requests import AddDisk, ChangeVm, GrowDisk
 from ramet.vsphere.core.calls import Call
 from ramet.vsphere.core.objects import operation
+from ramet.vsphere.inventory.places import Places
 from ramet.vsphere.machine.long_work import run
 from ramet.vsphere.machine.operations_base import MachineOperations
 from ramet.vsphere.machine.refusals import duplicate_name, power_state, refusal, refusing
 from ramet.vsphere.machine.spec_instant import check_name
 from ramet.vsphere.machine.spec_reconfigure import Wish, wish_of
+
+if TYPE_CHECKING:
+    from ramet.host.service import Host
 
 CONFIG_PRIVILEGES = {
     "name": "VirtualMachine.Config.Rename",
@@ -42,7 +46,7 @@ class ConfigOperations(MachineOperations):
         self._check_state(wish)
 
         async def work(handle: Any) -> None:
-            for what, step in self._steps(wish):
+            for what, step in steps(self.host, self.places, self.vm_id, wish):
                 with handle.step(what):
                     await step
 
@@ -76,22 +80,23 @@ class ConfigOperations(MachineOperations):
         )
         raise refusal(self, error, "poweredOff") from error
 
-    def _steps(self, wish: Wish) -> Iterator[tuple[str, Awaitable[object]]]:
-        """In an order in which each finds what it needs. What is not reached was never begun."""
-        ref, devices = self.vm_id, wish.devices
-        if wish.change is not None:
-            yield "change", self.host.change_vm(ref, wish.change)
-        if wish.annotation is not None and wish.annotation != self.places.note(ref).annotation:
-            yield "annotation", self.places.change(ref, annotation=wish.annotation)
-        for nic_id in devices.removed:
-            yield f"remove {nic_id}", self.host.remove_nic(ref, nic_id)
-        for change in devices.changed:
-            yield f"change {change.id}", self.host.change_nic(ref, change)
-        for request in devices.added:
-            yield "add a NIC", self.host.add_nic(ref, request)
-        for disk_id in devices.removed_disks:
-            yield f"remove {disk_id}", self.host.remove_disk(ref, disk_id)
-        for disk_id, size_mib in devices.grown:
-            yield f"grow {disk_id}", self.host.grow_disk(ref, disk_id, GrowDisk(size_mib=size_mib))
-        for size_mib in devices.added_disks:
-            yield "add a disk", self.host.add_disk(ref, AddDisk(size_mib=size_mib))
+
+def steps(host: Host, places: Places, vm_id: str, wish: Wish) -> Iterator[tuple[str, Awaitable[object]]]:
+    """In an order in which each finds what it needs. What is not reached was never begun."""
+    ref, devices = vm_id, wish.devices
+    if wish.change is not None:
+        yield "change", host.change_vm(ref, wish.change)
+    if wish.annotation is not None and wish.annotation != places.note(ref).annotation:
+        yield "annotation", places.change(ref, annotation=wish.annotation)
+    for nic_id in devices.removed:
+        yield f"remove {nic_id}", host.remove_nic(ref, nic_id)
+    for change in devices.changed:
+        yield f"change {change.id}", host.change_nic(ref, change)
+    for request in devices.added:
+        yield "add a NIC", host.add_nic(ref, request)
+    for disk_id in devices.removed_disks:
+        yield f"remove {disk_id}", host.remove_disk(ref, disk_id)
+    for disk_id, size_mib in devices.grown:
+        yield f"grow {disk_id}", host.grow_disk(ref, disk_id, GrowDisk(size_mib=size_mib))
+    for size_mib in devices.added_disks:
+        yield "add a disk", host.add_disk(ref, AddDisk(size_mib=size_mib))

@@ -1,4 +1,4 @@
-"""The end of a VM, templates, consoles, tools; and what there is not, each with the sentence that says why."""
+"""The end of a VM, templates, tools; and what there is not, each with the sentence that says why."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ from typing import Any
 
 from ramet.errors import StateError
 from ramet.model.host import Task
-from ramet.model.machine import Display, VmState
+from ramet.model.machine import VmState
 from ramet.vsphere.core.calls import Call
 from ramet.vsphere.core.objects import operation
 from ramet.vsphere.machine.long_work import show, until_known
 from ramet.vsphere.machine.operations_base import MachineOperations
-from ramet.vsphere.machine.refusals import power_state, refusing
-from ramet.vsphere.machine.tickets import Tickets
+from ramet.vsphere.machine.refusals import refusing
 from ramet.vsphere.types import vim, vmodl
 
 _SNAPSHOTS = (
     "Snapshots are not supported: an instant clone of a frozen VM begins at that VM's instant as often as it is wanted."
 )
 _ONE_HOST = "There is one host: a VM can be moved nowhere else."
+_CONSOLES = (
+    "This server gives out no tickets to consoles: a VM's display is a VNC socket of the host, and its native API's."
+)
 _FILES = "VMs have no files of their own that could be registered: an image is imported with 'ramet image import'."
 
 
@@ -71,23 +73,7 @@ class LifeOperations(MachineOperations):
     async def reload(self, call: Call) -> None:
         """As above."""
 
-    # -- consoles and tools ----------------------------------------------------------------------------------------
-
-    @operation("AcquireTicket", privilege="VirtualMachine.Interact.ConsoleInteract")
-    async def acquire_ticket(self, call: Call, ticketType: str) -> Any:
-        """Of the display, by a WebSocket that speaks VNC. The ticket is good once, and for a minute."""
-        if ticketType != "webmks":
-            raise vmodl.fault.NotSupported(msg=f"A ticket of type {ticketType!r} is not supported: 'webmks' is.")
-        self._require_display()
-        ticket = self.world.part(Tickets).issue("console", self.vm_id, call.principal)
-        return vim.VirtualMachine.Ticket(ticket=ticket, cfgFile="", url=f"/ticket/{ticket}")
-
-    def _require_display(self) -> None:
-        record = self.record
-        if record.machine.display is Display.NONE:
-            raise vim.fault.InvalidState(msg=f"{record.name!r} has no display: it was created without one.")
-        if power_state(record.state) != "poweredOn":
-            raise vim.fault.InvalidState(msg=f"{record.name!r} is {record.state.value}: its display is dark.")
+    # -- tools -----------------------------------------------------------------------------------------------------
 
     @operation("MountToolsInstaller")
     async def mount_tools_installer(self, call: Call) -> None:
@@ -110,7 +96,8 @@ class LifeOperations(MachineOperations):
     unregister = refused(
         "UnregisterVM", "A VM cannot be taken out of the inventory and kept: Destroy_Task removes it with its disks."
     )
-    acquire_mks_ticket = refused("AcquireMksTicket", "AcquireTicket('webmks') gives the console.")
+    acquire_ticket = refused("AcquireTicket", _CONSOLES)
+    acquire_mks_ticket = refused("AcquireMksTicket", _CONSOLES)
     relocate = refused("RelocateVM_Task", _ONE_HOST)
     migrate = refused("MigrateVM_Task", _ONE_HOST)
     create_snapshot = refused("CreateSnapshot_Task", _SNAPSHOTS)

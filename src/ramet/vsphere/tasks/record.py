@@ -17,6 +17,7 @@ from ramet.vsphere.types import NAMESPACE, Support, vim, vmodl
 _METHODS = {
     "clone": "InstantClone_Task",
     "vm.create": "CreateVM_Task",
+    "vm.copy": "CloneVM_Task",
     "vm.start": "PowerOnVM_Task",
     "vm.resume": "PowerOnVM_Task",
     "vm.stop": "PowerOffVM_Task",
