@@ -16,7 +16,7 @@ from ramet.vsphere.core.calls import Call
 from ramet.vsphere.core.dispatch import invoke
 from ramet.vsphere.core.properties import read_now
 from ramet.vsphere.core.world import World
-from ramet.vsphere.inventory.places import Places
+from ramet.vsphere.inventory.places import MAX_DEPTH, Places
 from ramet.vsphere.opening import open_world
 from ramet.vsphere.types import vim, vmodl
 from tests.vsphere.kit import record_vm, root_call, seen
@@ -67,9 +67,10 @@ async def test_places_refuse_what_cannot_be(world: World) -> None:
     with pytest.raises(vim.fault.DuplicateName):
         await places.move_folder(two.moid, ids.VM_FOLDER)
     deepest = two.moid
+    for n in range(MAX_DEPTH - 2):
+        deepest = (await places.make_folder(deepest, f"f{n}")).moid
     with pytest.raises(vim.fault.InvalidName):
-        for n in range(100):
-            deepest = (await places.make_folder(deepest, f"f{n}")).moid
+        await places.make_folder(deepest, "too deep")
     await places.remove_folder(two.moid)
     assert places.folder(two.moid) is None
 
