@@ -7,6 +7,7 @@ import itertools
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import uvicorn
@@ -64,7 +65,7 @@ class FakeSessions:
 
 
 def described(session: FakeSession) -> Any:
-    now = instance.datetime.now(instance.UTC)
+    now = datetime.now(UTC)
     return vim.UserSession(
         key=session.key,
         userName=session.user_name,
@@ -150,7 +151,7 @@ class FakeVm(FakeEntity):
 
     @prop("runtime")
     def get_runtime(self) -> Any:
-        return vim.vm.RuntimeInfo(powerState=self.power, connectionState="connected")
+        return vim.vm.RuntimeInfo(powerState=self.power, connectionState="connected", instantCloneFrozen=False)
 
     @prop("guest.ipAddress")
     def get_address(self) -> str | None:
@@ -187,7 +188,7 @@ class FakeTask(Mo):
 
     def __init__(self, world: World, moid: str) -> None:
         super().__init__(world, moid)
-        now = instance.datetime.now(instance.UTC)
+        now = datetime.now(UTC)
         self.info = vim.TaskInfo(
             key=moid,
             task=self.ref,
@@ -295,6 +296,15 @@ async def client_of(world: World) -> AsyncIterator[Any]:
             yield service
         finally:
             await asyncio.to_thread(Disconnect, service)
+
+
+async def someone_waits(world: World) -> None:
+    """Until a client waits for updates."""
+    async with asyncio.timeout(10):
+        for _ in range(5000):
+            if world.updates._watches:
+                return
+            await asyncio.sleep(0.002)
 
 
 def connect(port: int, password: str = PASSWORD) -> Any:

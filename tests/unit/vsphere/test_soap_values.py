@@ -177,7 +177,7 @@ def test_plain_values_come_back_with_their_types(value: Any) -> None:
             '<val xsi:type="LocalizedMethodFault"><fault xsi:type="NotFound"></fault>'
             "<localizedMessage>gone</localizedMessage></val>",
         ),
-        (vim.VirtualMachinePowerState("poweredOn"), '<val xsi:type="VirtualMachinePowerState">poweredOn</val>'),
+        (vim.VirtualMachine.PowerState("poweredOn"), '<val xsi:type="VirtualMachinePowerState">poweredOn</val>'),
     ],
 )
 def test_where_anything_may_stand_everything_says_its_type(value: Any, xml: str) -> None:

@@ -9,8 +9,8 @@ import pytest
 from ramet.vsphere.core.dispatch import invoke
 from ramet.vsphere.core.world import World
 from ramet.vsphere.types import Support, vim, vmodl
-from tests.unit.vsphere.soap_kit import FakeFolder, FakeVm, make_world, property_spec, vm
-from tests.unit.vsphere.test_collector import Client, filter_spec, told
+from tests.unit.vsphere.soap_kit import FakeFolder, FakeVm, filter_spec, make_world, property_spec, vm
+from tests.unit.vsphere.test_collector import Client, told
 
 
 @pytest.fixture
