@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import time
 from pathlib import Path
@@ -61,6 +62,10 @@ class StockDesk:
         async def guarded(handle: TaskHandle) -> Any:
             try:
                 return await work(handle)
+            except BaseException:
+                with contextlib.suppress(RametError, OSError):  # a layer that no image came to name
+                    await asyncio.shield(self._floor.collect_layers())
+                raise
             finally:
                 self._building.discard(name)
 
