@@ -88,7 +88,7 @@ class Follower:
             told = Vm.model_validate(value)
         except ValidationError:
             return  # the inventory has said so
-        self._is_there(self._world.host.floor.inventory.get_vm(vm_id) or told)
+        self._is_there(told)
 
     def _is_there(self, vm: Vm) -> None:
         moid, world = ids.vm_moid(vm.id), self._world
