@@ -9,7 +9,7 @@ from typing import Any
 from ramet.host.service import Host
 from ramet.vsphere import ids
 from ramet.vsphere.core.world import World
-from ramet.vsphere.types import vim
+from ramet.vsphere.types import vim, vmodl
 from tests.vsphere.kit import record_vm, seen
 
 Connect = Callable[[], Awaitable[Any]]
@@ -59,3 +59,63 @@ async def test_the_configuration_of_a_vm_prints(host: Host, world: World, connec
     disks: list[Any] = [one for one in config.hardware.device if isinstance(one, vim.vm.device.VirtualDisk)]
     assert [(one.key, one.capacityInKB) for one in disks] == [(2000, 64 << 10)]
     assert vm.machine.disks[0].layer in disks[0].backing.fileName
+
+
+async def test_all_properties_of_all_entities_arrive_in_one_answer(host: Host, world: World, connect: Connect) -> None:
+    await seen(world, await record_vm(host, "web"))
+    si = await connect()
+
+    def look() -> list[Any]:
+        content, kinds = si.RetrieveContent(), vmodl.query.PropertyCollector
+        view = content.viewManager.CreateContainerView(content.rootFolder, [vim.ManagedEntity], True)
+        traversal = kinds.TraversalSpec(name="view", path="view", skip=False, type=vim.view.ContainerView)
+        spec = kinds.FilterSpec(
+            objectSet=[kinds.ObjectSpec(obj=view, skip=True, selectSet=[traversal])],
+            propSet=[kinds.PropertySpec(type=vim.ManagedEntity, all=True)],
+        )
+        found = content.propertyCollector.RetrieveContents([spec])
+        view.Destroy()
+        return list(found)
+
+    found = await asyncio.to_thread(look)
+    assert all(not one.missingSet for one in found)
+    by_kind = {type(one.obj): {prop.name: prop.val for prop in one.propSet} for one in found}
+    assert set(KINDS) | {vim.VirtualMachine} <= set(by_kind)
+    assert by_kind[vim.VirtualMachine]["summary"].config.name == "web"
+    assert by_kind[vim.HostSystem]["summary"].hardware.memorySize > 0
+    assert len(by_kind[vim.HostSystem]["vm"]) == 1
+
+
+async def test_whoever_waits_hears_at_once_of_a_vm_that_comes(host: Host, world: World, connect: Connect) -> None:
+    """By a filter on a view of the whole tree, as clients of every language wait."""
+    await seen(world, await record_vm(host, "first"))
+    si = await connect()
+    kinds = vmodl.query.PropertyCollector
+    state: dict[str, Any] = {}
+
+    def begin() -> None:
+        content = si.RetrieveContent()
+        view = content.viewManager.CreateContainerView(content.rootFolder, [vim.VirtualMachine], True)
+        traversal = kinds.TraversalSpec(name="view", path="view", skip=False, type=vim.view.ContainerView)
+        spec = kinds.FilterSpec(
+            objectSet=[kinds.ObjectSpec(obj=view, skip=True, selectSet=[traversal])],
+            propSet=[kinds.PropertySpec(type=vim.VirtualMachine, pathSet=["name", "runtime.powerState"])],
+        )
+        state["collector"] = content.propertyCollector.CreatePropertyCollector()
+        state["collector"].CreateFilter(spec, True)
+        state["version"] = state["collector"].WaitForUpdatesEx(None, kinds.WaitOptions(maxWaitSeconds=0)).version
+
+    def wait() -> list[tuple[str, str]]:
+        options = kinds.WaitOptions(maxWaitSeconds=20)
+        update = state["collector"].WaitForUpdatesEx(state["version"], options)
+        state["version"] = update.version
+        changes = [one for found in update.filterSet for one in found.objectSet]
+        return [(str(one.kind), next((c.val for c in one.changeSet if c.name == "name"), "")) for one in changes]
+
+    await asyncio.to_thread(begin)
+    waiting = asyncio.create_task(asyncio.to_thread(wait))
+    vm = await record_vm(host, "second")
+    assert await waiting == [("enter", "second")]
+    waiting = asyncio.create_task(asyncio.to_thread(wait))
+    await host.floor.rooms.book.forget(vm.id)
+    assert await waiting == [("leave", "")]
