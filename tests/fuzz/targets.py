@@ -36,6 +36,8 @@ from ramet.model.host import JournalEntry
 from ramet.model.machine import Moment, Vm
 from ramet.network.dhcp import parse_leases
 from ramet.storage import images, qcow2
+from tests.fuzz import vsphere_targets as vsphere
+from tests.fuzz import vsphere_web
 
 _DATA = Path(__file__).parents[1] / "unit" / "hypervisor" / "data"
 
@@ -273,4 +275,10 @@ TARGETS: dict[str, Target] = {
     "record": Target(record, _records, ()),
     "record-copy": Target(record_copy, _copied, (), is_slow=True),
     "inventory": Target(inventory, _databases, (), is_slow=True),
+    "soap": Target(vsphere.soap, vsphere.requests, vsphere.ERRORS),
+    "soap-packed": Target(vsphere.packed, vsphere.bodies, vsphere.ERRORS),
+    "property-path": Target(vsphere.path, vsphere.paths, vsphere.ERRORS),
+    "vi-json": Target(vsphere_web.vi_json, vsphere_web.specs, vsphere_web.ERRORS),
+    "json-rpc": Target(vsphere_web.json_rpc, vsphere_web.inputs, vsphere_web.ERRORS),
+    "mob-fragment": Target(vsphere_web.fragment, vsphere_web.fragments, vsphere_web.ERRORS),
 }
