@@ -13,7 +13,7 @@ import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from ramet.errors import GuestError, RametError
+from ramet.errors import DeadlineError, GuestError, RametError
 from ramet.guest.identity import freeze_hooks
 from ramet.hypervisor.stun_client import to_its_end
 from ramet.machine.live import LiveMachine
@@ -45,7 +45,7 @@ async def quiesced(live: LiveMachine, request: CloneVm) -> AsyncIterator[Quiesce
     try:
         if request.freeze_hooks and await _has_agent(live):
             # To their end, also when cancelled: one that is cut off in the middle cannot be followed by its thaw hook.
-            hooks, cancelled = await to_its_end(freeze_hooks(live.agent, "freeze", timeout_s))
+            hooks, cancelled = await to_its_end(_run_freeze_hooks(live, timeout_s))
             done = Quiesced(hooks=hooks, timeout_s=timeout_s)
             if cancelled:
                 raise asyncio.CancelledError
@@ -65,6 +65,14 @@ async def _has_agent(live: LiveMachine) -> bool:
     with contextlib.suppress(RametError, OSError):
         return await live.qmp.is_listening("agent")
     return False
+
+
+async def _run_freeze_hooks(live: LiveMachine, timeout_s: float) -> bool:
+    try:
+        return await freeze_hooks(live.agent, "freeze", timeout_s)
+    except (GuestError, DeadlineError) as exc:
+        exc.hint = "Look into the guest ('ramet vm console'), or leave its hooks out: --no-freeze-hooks."
+        raise
 
 
 async def _freeze_file_systems(live: LiveMachine) -> None:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ramet.errors import DeadlineError, GuestError, RametError, UsageError
-from ramet.guest.agent_wire import MAX_ANSWER_BYTES, AgentWire
+from ramet.guest.agent_wire import MAX_ANSWER_BYTES, OUT_OF_ORDER, AgentWire
 
 T = TypeVar("T")
 
@@ -125,7 +125,9 @@ def _checked(kind: type[T], value: Any, command: str) -> T:
     try:
         return TypeAdapter(kind).validate_python(value, strict=True)
     except ValidationError as exc:
-        raise GuestError(f"The guest agent's answer to {command} makes no sense.", command=command) from exc
+        raise GuestError(
+            f"The guest agent's answer to {command} makes no sense.", hint=OUT_OF_ORDER, command=command
+        ) from exc
 
 
 def _refuse(command: str, error: Any) -> NoReturn:
@@ -144,7 +146,7 @@ def _decoded(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (ValueError, binascii.Error) as exc:
-        raise GuestError("The guest agent sent broken base64.") from exc
+        raise GuestError("The guest agent sent broken base64.", hint=OUT_OF_ORDER) from exc
 
 
 def _encoded(data: bytes) -> str:
@@ -184,7 +186,7 @@ class Agent:
         """The guest stands still, so nobody can answer: the command that is under way fails at once with what `why`
         makes, and so does every other one until `release`."""
         self._why_held = why
-        if self._wire is not None:
+        if self._wire is not None and self._lock.locked():
             self._wire.interrupt()
 
     def release(self) -> None:
@@ -201,7 +203,9 @@ class Agent:
         try:
             await asyncio.wait_for(self._lock.acquire(), self._timeout_s if timeout_s is None else timeout_s)
         except TimeoutError:
-            raise DeadlineError("The guest agent is busy with another command.") from None
+            raise DeadlineError(
+                "The guest agent is busy with another command.", hint="Try again when that has ended."
+            ) from None
         try:
             yield
         finally:
@@ -249,6 +253,8 @@ class Agent:
             raise
 
     async def _connected(self) -> AgentWire:
+        if self._wire is not None and self._wire.has_ended:  # while nobody used it
+            self._drop()
         if self._wire is None:
             self._wire = await AgentWire.open(self._path)
         return self._wire
@@ -285,19 +291,31 @@ class Agent:
     ) -> ExecOutcome:
         """Run a program in the guest to its end. After `timeout_s`, or when cancelled, it is killed; the former is a
         `DeadlineError`."""
-        pid = await self.spawn(argv, stdin=stdin, env=env)
+        pid = await self.spawn(argv, stdin=stdin, env=env, timeout_s=min(timeout_s, self._usual_limit_s()))
         try:
             async with asyncio.timeout(timeout_s):
                 return await self._ended(pid)
         except TimeoutError:
             await self.kill(pid)
-            raise DeadlineError(f"{argv[0]} did not end within {timeout_s:g} s in the guest.") from None
+            raise DeadlineError(
+                f"{argv[0]} did not end within {timeout_s:g} s in the guest.", hint="Give it longer with --timeout."
+            ) from None
         except asyncio.CancelledError:  # a deadline around this one, too: what runs on would meet the next attempt
             await self.kill(pid)
             raise
 
-    async def spawn(self, argv: Sequence[str], *, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> int:
-        """Start a program in the guest; its process id. `ended` must be asked until it has, or the agent keeps it."""
+    async def spawn(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        env: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+    ) -> int:
+        """Start a program in the guest; its process id. `ended` must be asked until it has, or the agent keeps it.
+
+        `timeout_s` is for the starting alone; after it nobody knows whether the guest has heard.
+        """
         if not argv or len(stdin) > _MAX_INPUT_BYTES:
             raise UsageError("A command is needed, and at most 16 MiB of standard input.")
         arguments: dict[str, Any] = {"path": argv[0], "arg": list(argv[1:]), "capture-output": True}
@@ -306,7 +324,8 @@ class Agent:
         if env:
             # An environment given to the agent replaces its own.
             arguments["env"] = [_PATH, *(f"{key}={value}" for key, value in env.items())]
-        return _checked(_Pid, await self.command("guest-exec", arguments), "guest-exec").pid
+        answer = await self.command("guest-exec", arguments, timeout_s=timeout_s)
+        return _checked(_Pid, answer, "guest-exec").pid
 
     async def ended(self, pid: int) -> ExecOutcome | None:
         """How a program that `spawn` started ended; None while it runs. It is forgotten once it was told."""

@@ -18,6 +18,8 @@ _THREAD_FROM_BYTES = 1 << 20
 MAX_ANSWER_BYTES = 4 << 20
 _MAX_NOISE_BYTES = 128 << 20
 """What may come before the answer to the synchronisation: the late answer of a command that was given up."""
+OUT_OF_ORDER = "Is it the guest's own agent that answers there? 'ramet vm console' reaches the guest without it."
+"""What to do about one that answers nonsense."""
 
 
 def _closed() -> GuestError:
@@ -49,6 +51,16 @@ class AgentWire:
     def close(self) -> None:
         self._sock.close()
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the other side has closed it: what is sent now would not arrive."""
+        try:
+            return not self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
     def interrupt(self) -> None:
         """Let whoever waits on this connection see its end. It must still be closed."""
         with contextlib.suppress(OSError):
@@ -79,31 +91,24 @@ class AgentWire:
         number = secrets.randbits(31)
         await self._send(_SENTINEL)
         await self.send("guest-sync-delimited", {"id": number})
+        wanted = _SENTINEL + b'{"return": %d}\n' % number
         noise = 0
-        while noise < _MAX_NOISE_BYTES:
-            noise += await self._skip_past_sentinel()
-            line = await self._until(b"\n", MAX_ANSWER_BYTES)
-            noise += len(line)
-            if line == b'{"return": %d}' % number:
-                self.in_step = True
-                return
-        raise GuestError("The guest agent does not come into step.")
-
-    async def _skip_past_sentinel(self) -> int:
-        skipped = 0
-        while (at := self._buffer.find(_SENTINEL)) < 0:
-            skipped += len(self._buffer)
-            self._buffer.clear()
+        while (at := self._buffer.find(wanted)) < 0:
+            surplus = max(0, len(self._buffer) - len(wanted))  # the rest may be its beginning
+            noise += surplus
+            if noise >= _MAX_NOISE_BYTES:
+                raise GuestError("The guest agent does not come into step.", hint=OUT_OF_ORDER)
+            del self._buffer[:surplus]
             await self._fill()
-        del self._buffer[: at + 1]
-        return skipped + at + 1
+        del self._buffer[: at + len(wanted)]
+        self.in_step = True
 
     async def _until(self, end: bytes, max_bytes: int) -> bytes:
         searched = 0
         while (at := self._buffer.find(end, searched)) < 0:
             searched = len(self._buffer)
             if searched > max_bytes:
-                raise GuestError(f"The guest agent's answer is larger than {max_bytes >> 20} MiB.")
+                raise GuestError(f"The guest agent's answer is larger than {max_bytes >> 20} MiB.", hint=OUT_OF_ORDER)
             await self._fill()
         line = bytes(self._buffer[:at])
         del self._buffer[: at + 1]
@@ -116,6 +121,9 @@ class AgentWire:
         if not data:
             raise _closed()
         self._buffer += data
+        await asyncio.sleep(
+            0
+        )  # as long as there is something to read, reading it never waits, and nobody else would run
 
 
 async def _parsed(line: bytes) -> dict[str, Any]:
@@ -125,7 +133,7 @@ async def _parsed(line: bytes) -> dict[str, Any]:
         else:
             answer = json.loads(line)
     except (ValueError, RecursionError) as exc:
-        raise GuestError("The guest agent's answer is not JSON.") from exc
+        raise GuestError("The guest agent's answer is not JSON.", hint=OUT_OF_ORDER) from exc
     if not isinstance(answer, dict) or ("return" in answer) == ("error" in answer):
-        raise GuestError("The guest agent's answer is neither a result nor an error.")
+        raise GuestError("The guest agent's answer is neither a result nor an error.", hint=OUT_OF_ORDER)
     return answer

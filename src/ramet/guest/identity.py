@@ -85,16 +85,18 @@ async def freeze_hooks(agent: Agent, which: Which, timeout_s: float) -> bool:
     A freeze hook that fails, or has not ended after `timeout_s` for all, is a `GuestError`, and the thaw hooks have
     been run then, too. All thaw hooks are run before a `GuestError` tells of those that failed.
     """
+    begun = which == "thaw"
     try:
-        if which == "freeze" and not await _has_freeze_hooks(agent, timeout_s):
+        if not begun and not await _has_freeze_hooks(agent, timeout_s):
             return False
+        begun = True
         return _hooks_ran(await _run(agent, _environment(which, timeout_s), 2 * timeout_s + _SLACK_S))
     except GuestError as error:
         if error.fields.get("error_class") == "CommandNotFound":
             return False  # an agent that may run nothing runs no hooks
         raise
     except (DeadlineError, OSError):
-        if which == "freeze":
+        if which == "freeze" and begun:
             with contextlib.suppress(RametError, OSError):
                 await _run(agent, _environment("thaw", timeout_s), timeout_s + _SLACK_S)
         raise

@@ -7,6 +7,7 @@ unanswered call among the bytes its moment kept. So the guest's command returns 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,10 @@ from ramet.model.machine import VmState
 if TYPE_CHECKING:
     from ramet.machine.live import LiveMachine
 
+_LOG_BURST = 200.0
+_LOG_PER_S = 10.0
+"""Lines of a guest's for the log: all VMs' events share one history, which one guest is not to fill."""
+
 
 class GuestService:
     """The host's side of guest RPC for one VM (``ramet.guest.commands.GuestHost``)."""
@@ -24,6 +29,8 @@ class GuestService:
     def __init__(self, live: LiveMachine) -> None:
         self._live = live
         self._thawed: asyncio.Future[str | None] | None = None
+        self._log_lines = _LOG_BURST
+        self._logged_at = time.monotonic()
 
     async def handle(self, text: bytes) -> tuple[bool, bytes]:
         """Answer a request that this VM's guest made."""
@@ -46,6 +53,13 @@ class GuestService:
             raise GuestError("Not stored") from exc
 
     def log(self, text: str) -> None:
+        """GuestError, which the guest is told, for more lines than a guest may log."""
+        now = time.monotonic()
+        self._log_lines = min(_LOG_BURST, self._log_lines + (now - self._logged_at) * _LOG_PER_S)
+        self._logged_at = now
+        if self._log_lines < 1:
+            raise GuestError("Too many log lines")
+        self._log_lines -= 1
         self._live.rooms.book.emit("guest.log", f"{self._live.name}: {text}", self._live.vm)
 
     async def freeze(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,27 @@ async def test_endless_noise_before_the_answer_ends(fake: FakeAgent, agent: Agen
     fake.greeting = (b"\xff" + b"x" * (1 << 20) + b"\n") * 129
     with pytest.raises(GuestError, match="step"):
         await agent.ping()
+
+
+@pytest.mark.parametrize("said", [b"\xff{}\n", b"\xff", b"x", b"\n"])
+async def test_an_agent_that_babbles_does_not_keep_others_from_their_turn(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
+    """A socket that always has something to read never makes its reader wait."""
+    reads = 0
+
+    async def always(sock: socket.socket, size: int) -> bytes:
+        nonlocal reads
+        reads += 1
+        return (said * size)[:size]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "sock_recv", always)
+    asking = asyncio.create_task(agent.ping())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert reads < 30
+    with pytest.raises(GuestError, match="step"):
+        await asking
 
 
 async def test_addresses_names_and_system(fake: FakeAgent, agent: Agent) -> None:

@@ -194,6 +194,35 @@ async def test_a_flood_is_answered_or_refused_and_ends(port: Port, channel: RpcC
     assert {line.split()[0] for line in got.splitlines()} <= {b"%d" % i for i in range(400)}
 
 
+@pytest.mark.parametrize("said", [b"x\n", b"\n", b"x", b"1 p log x\n", b"\x18"])
+async def test_a_guest_that_never_ends_does_not_keep_others_from_their_turn(
+    port: Port, guest: Guest, monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
+    """A socket that always has something to read never makes its reader wait."""
+    reads = 0
+
+    async def always(sock: socket.socket, size: int) -> bytes:
+        nonlocal reads
+        reads += 1
+        return (said * size)[:size] if reads < 500 else b""
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "sock_recv", always)
+    channel = await RpcChannel.open(port.path, guest.handle, timeout_s=5)
+    try:
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert 0 < reads < 30
+    finally:
+        await channel.close()
+
+
+async def test_who_said_too_much_is_heard_again(port: Port, channel: RpcChannel, guest: Guest) -> None:
+    channel._tokens = -20.0  # after a flood, which would take seconds here
+    await port.say(b"x\n" * 10)
+    await port.say(b"1 p abc\n")
+    assert await port.hear(10) == b"1 1 p ABC\n"
+
+
 async def test_the_end_of_qemu_ends_the_channel(port: Port, channel: RpcChannel) -> None:
     port.close()
     async with asyncio.timeout(5):
