@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +50,7 @@ class FakeAgent:
         self.handles: dict[int, tuple[str, int]] = {}
         self._programs: dict[int, dict[str, Any]] = {}
         self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_unix_server(self._serve, self.path, limit=1 << 20)
@@ -60,8 +62,16 @@ class FakeAgent:
         assert self._server is not None
         self._server.close()
 
+    async def hang_up(self) -> None:
+        """Close every connection."""
+        for writer in list(self._writers):
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self._writers.add(writer)
         try:
             while line := await reader.readline():
                 answer = self._answer(json.loads(line.replace(b"\xff", b"")))
@@ -71,6 +81,7 @@ class FakeAgent:
         except (ConnectionError, asyncio.CancelledError):
             pass
         finally:
+            self._writers.discard(writer)
             writer.close()
 
     def _answer(self, request: dict[str, Any]) -> bytes | None:
