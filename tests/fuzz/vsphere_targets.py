@@ -42,13 +42,15 @@ def requests() -> list[bytes]:
     clone = (
         '<InstantClone_Task><_this type="VirtualMachine">vm-1</_this><spec><name>kid</name><location><deviceChange>'
         '<operation>edit</operation><device xsi:type="VirtualVmxnet3"><key>4000</key></device></deviceChange>'
-        '</location><config><key>guestinfo.a</key><value xsi:type="xsd:string">b</value></config></spec></InstantClone_Task>'
+        '</location><config><key>guestinfo.a</key><value xsi:type="xsd:string">b</value></config></spec>'
+        "</InstantClone_Task>"
     )
     made = (
         '<CreateFilter><_this type="PropertyCollector">propertyCollector</_this><spec><propSet>'
-        "<type>VirtualMachine</type><pathSet>config.hardware.device[4000].backing</pathSet></propSet><objectSet><obj type='Folder'>group-d1</obj>"
-        "<selectSet xsi:type='TraversalSpec'><name>a</name><type>Folder</type><path>childEntity</path><selectSet>"
-        "<name>a</name></selectSet></selectSet></objectSet></spec><partialUpdates>true</partialUpdates></CreateFilter>"
+        "<type>VirtualMachine</type><pathSet>config.hardware.device[4000].backing</pathSet></propSet><objectSet>"
+        '<obj type="Folder">group-d1</obj><selectSet xsi:type="TraversalSpec"><name>a</name><type>Folder</type>'
+        "<path>childEntity</path><selectSet><name>a</name></selectSet></selectSet></objectSet></spec>"
+        "<partialUpdates>true</partialUpdates></CreateFilter>"
     )
     start = f'<e:Envelope xmlns:e="http://schemas.xmlsoap.org/soap/envelope/" {_NAMES}><e:Body>'
     return [f"{start}{call}</e:Body></e:Envelope>".encode() for call in (clone, made)]
