@@ -4,7 +4,7 @@ BENCH_ARGS ?=
 SOAK_ARGS ?=
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint unit bench soak lock clean distclean
+.PHONY: help setup test-setup demo test lint unit bench soak lock clean distclean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -15,7 +15,10 @@ setup: ## prepare the machine and .venv (a moment, when all is there)
 demo: setup ## boot a Debian guest, clone it live and frozen, and show the times
 	@$(BIN)/ramet demo
 
-test: lint ## linters, then all tests, real guests too (PYTEST_ARGS='-k name')
+test-setup:
+	@tools/setup.sh --tests
+
+test: test-setup lint ## linters, then all tests, real guests too (PYTEST_ARGS='-k name')
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 unit: setup ## the tests without guests

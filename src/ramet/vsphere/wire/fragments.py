@@ -3,79 +3,41 @@
     parse_fragment(text) -> [Element, ...]                  # FragmentError
     argument(elements, parameter) -> value                  # InvalidArgument, with the path that is wrong
 
-Prefixes mean nothing here, so that `xsi:type` works undeclared. Bounded in size and depth; a document type, and with it
-any entity, is a syntax error inside of an element, and expat knows the five plain entities only.
+The parser is that of SOAP, with its bounds. The prefixes that people use are declared around what they type, so that
+`xsi:type` works as it stands; a document type is a syntax error inside of an element.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
-from xml.parsers.expat import ExpatError, ParserCreate
 
-from ramet.vsphere.types import Support, is_a
+from ramet.vsphere.types import NAMESPACE, Support, is_a
 from ramet.vsphere.wire import leaves
 from ramet.vsphere.wire.leaves import wrong
+from ramet.vsphere.wire.xml_tree import Element, XmlError, parse_tree
+
+__all__ = ["MAX_CHARACTERS", "FragmentError", "argument", "check_required", "parse_fragment"]
 
 MAX_CHARACTERS = 1 << 20
-MAX_DEPTH = 64
+_AROUND = (
+    '<fragment xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xmlns:xsd="http://www.w3.org/2001/XMLSchema" '
+    'xmlns:soapenc="http://schemas.xmlsoap.org/soap/encoding/" '
+    f'xmlns:soapenv="http://schemas.xmlsoap.org/soap/envelope/" xmlns:vim25="{NAMESPACE}" xmlns:ns1="{NAMESPACE}">'
+)
 
 
 class FragmentError(ValueError):
     """What is wrong with the XML, in a sentence for the caller."""
 
 
-@dataclass(slots=True)
-class Element:
-    name: str
-    attributes: dict[str, str] = field(default_factory=dict)
-    text: str = ""
-    children: list[Element] = field(default_factory=list)
-
-
-class _Builder:
-    def __init__(self) -> None:
-        self.stack = [Element("")]
-
-    def start(self, name: str, attributes: dict[str, str]) -> None:
-        if len(self.stack) > MAX_DEPTH + 1:
-            raise FragmentError(f"The XML is nested more than {MAX_DEPTH} deep.")
-        made = Element(_plain(name), {_plain(key): value for key, value in _types_last(attributes)})
-        if "xsi:type" in attributes:
-            made.attributes["xsi:type"] = attributes["xsi:type"]
-        self.stack[-1].children.append(made)
-        self.stack.append(made)
-
-    def end(self, name: str) -> None:
-        self.stack.pop()
-
-    def data(self, text: str) -> None:
-        self.stack[-1].text += text
-
-
-def _types_last(attributes: dict[str, str]) -> list[tuple[str, str]]:
-    """A plain `type` wins over one with a prefix; `xsi:type` is kept beside it."""
-    return sorted(attributes.items(), key=lambda item: ":" not in item[0])
-
-
-def _plain(name: str) -> str:
-    return name.rpartition(":")[2]
-
-
 def parse_fragment(text: str) -> list[Element]:
     """The elements at the top of a text; FragmentError when it is no XML."""
     if len(text) > MAX_CHARACTERS:
         raise FragmentError(f"The XML is longer than {MAX_CHARACTERS} characters.")
-    builder = _Builder()
-    parser = ParserCreate()
-    parser.buffer_text = True
-    parser.StartElementHandler, parser.EndElementHandler = builder.start, builder.end
-    parser.CharacterDataHandler = builder.data
     try:
-        parser.Parse(f"<fragment>{text.strip()}</fragment>".encode("utf-8", "surrogatepass"), True)
-    except ExpatError as exc:
-        raise FragmentError(f"This is no well-formed XML: {exc}.") from exc
-    fragment = builder.stack[0].children[0]
+        fragment = parse_tree(f"{_AROUND}{text.strip()}</fragment>".encode("utf-8", "surrogatepass"))
+    except XmlError as exc:
+        raise FragmentError(str(exc)) from exc
     if fragment.text.strip():
         raise FragmentError("There is text outside of the elements.")
     return fragment.children
@@ -102,8 +64,7 @@ def _one(element: Element, declared: Any, where: str) -> Any:
     if leaves.is_array(kind):
         return kind([_one(child, kind.Item, f"{where}[{i}]") for i, child in enumerate(element.children)])
     if leaves.is_reference(kind):
-        named = element.attributes.get("type")
-        named = None if named is None or _plain(named) == "ManagedObjectReference" else named
+        named = None if element.kind == "ManagedObjectReference" else element.kind
         return leaves.reference(named, element.text.strip(), kind, where)
     if leaves.is_data(kind) or leaves.is_fault(kind):
         return _data(element, kind, where)
@@ -114,7 +75,7 @@ def _one(element: Element, declared: Any, where: str) -> Any:
 
 def _kind(element: Element, declared: Any, where: str) -> Any:
     """What the element says that it is, as long as that is a kind of what is declared."""
-    said = element.attributes.get("xsi:type")
+    said = element.xsi_type
     if said is None:
         return str if declared is object else declared
     kind = leaves.named_type(said)
