@@ -127,6 +127,7 @@ async def serving(world: World) -> AsyncIterator[Surface]:
     # With its protocol named: asyncio sets TCP_NODELAY on no other, and every answer would wait for an ACK, 40 ms.
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     sock.bind(("127.0.0.1", 0))
+    sock.listen()
     config = uvicorn.Config(
         make_app(world), lifespan="off", log_config=None, ws="none", timeout_graceful_shutdown=1, timeout_keep_alive=900
     )
