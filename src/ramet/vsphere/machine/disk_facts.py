@@ -46,7 +46,7 @@ class DiskFacts:
 
     def changed_at(self, vm: Vm) -> float:
         """Unix time: since when its disks are as they are shown."""
-        return max((self._chains.get(disk.layer, _UNKNOWN).since for disk in vm.machine.disks), default=0.0)
+        return max(vm.created_at, *(self._chains.get(disk.layer, _UNKNOWN).since for disk in vm.machine.disks), 0.0)
 
     async def prepare(self, vm: Vm) -> None:
         oldest = time.monotonic() - (FRESH_ON_S if vm.is_on else FRESH_OFF_S)
