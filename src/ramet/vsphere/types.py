@@ -10,6 +10,7 @@
     wire_name(wire) -> "VirtualMachine"
     make(vim.Description, label="x")         a data object, made quickly and without a check: for values known to fit
     @remember(8192)                          functools.lru_cache, for functions of types
+    load_types()                             all at once, half a second: else each is loaded when it is first met
     fields_of(wire) -> {name: info}          of a data object, in their order on the wire
 
 pyVmomi has no types that mypy could follow: its names are Any here, and the rest of the surface says what it means in
@@ -32,6 +33,7 @@ __all__ = [
     "Support",
     "fields_of",
     "is_a",
+    "load_types",
     "make",
     "operation_info",
     "prior_versions",
@@ -115,6 +117,21 @@ def is_a(wire: Any, other: Any) -> bool:
 def wire_name(wire: Any) -> str:
     """The type's name on the wire: vim.VirtualMachine -> 'VirtualMachine'."""
     return str(wire._wsdlName)
+
+
+def load_types() -> None:
+    """For a thread, when the server starts: no client then waits for a type to be made."""
+    for name in (*Support.ListDataTypes(), *Support.ListManagedTypes(), *Support.ListEnumTypes()):
+        wire = Support.GetVmodlType(name)
+        _types_of(getattr(wire, "_propList", ()))
+        for info in getattr(wire, "_methodInfo", {}).values():
+            _types_of(info.params)
+            _types_of((info,))
+
+
+def _types_of(infos: Any) -> list[Any]:
+    """They are made when they are asked for."""
+    return [(info.type, getattr(info, "result", None)) for info in infos]
 
 
 @remember(8192)

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from ramet.vsphere.collector.reading import AT_ONCE
 from ramet.vsphere.collector.tracking import News, Tracker
 from ramet.vsphere.core.calls import Call
 from ramet.vsphere.core.world import World
@@ -37,6 +38,7 @@ class _Item:
 
     number: int
     filter_id: str
+    tracker: Tracker
     news: News | None = None
     missing: Any = None
 
@@ -72,7 +74,7 @@ class Collection:
         async with self._lock:
             for tracker in list(self.filters.values()):
                 await tracker.refresh(call)
-        return self._told(call, since, most)
+        return await self._told(call, since, most)
 
     async def wait(self, call: Call, version: str | None, timeout_s: float, most: int | None) -> Any:
         """The same, as soon as there is any; None when the time has run out. RequestCanceled, NotAuthenticated."""
@@ -125,39 +127,46 @@ class Collection:
             raise _bad_version(version)
         return since
 
-    def _told(self, call: Call, since: int, most: int | None) -> Any:
+    async def _told(self, call: Call, since: int, most: int | None) -> Any:
         items = sorted(self._items(since), key=lambda item: item.number)
         if not items:
             return None
         cut = _first(items, most)
-        is_cut = len(cut) < len(items)
-        made = make(_PC.UpdateSet, version=str(cut[-1].number if is_cut else self._number))
-        made.__dict__["filterSet"] = self._filter_set(call, cut, since)
+        is_cut, newest = len(cut) < len(items), self._number
+        made = make(_PC.UpdateSet, version=str(cut[-1].number if is_cut else newest))
+        made.__dict__["filterSet"] = await self._filter_set(call, cut, since)
         made.__dict__["truncated"] = True if is_cut else None
         return made
 
     def _items(self, since: int) -> Iterator[_Item]:
         for filter_id, tracker in self.filters.items():
             if tracker.created > since:
-                yield _Item(tracker.created, filter_id)
+                yield _Item(tracker.created, filter_id, tracker)
             for number, ref in tracker.missing.values():
                 if number > since:
-                    yield _Item(number, filter_id, missing=ref)
+                    yield _Item(number, filter_id, tracker, missing=ref)
             for entry in tracker.news(since):
                 # What a client has not met yet stands at its beginning: cut off there, it is met the next time.
-                yield _Item(entry.entered if entry.entered > since else entry.number, filter_id, entry)
+                number = entry.entered if entry.entered > since else entry.number
+                yield _Item(number, filter_id, tracker, entry)
 
-    def _filter_set(self, call: Call, items: list[_Item], since: int) -> Any:
+    async def _filter_set(self, call: Call, items: list[_Item], since: int) -> Any:
         by_filter: dict[str, list[_Item]] = {}
         for item in items:
             by_filter.setdefault(item.filter_id, []).append(item)
         return _PC.FilterUpdate.Array(
-            [self._filter_update(call, filter_id, told, since) for filter_id, told in by_filter.items()]
+            [await self._filter_update(call, filter_id, told, since) for filter_id, told in by_filter.items()]
         )
 
-    def _filter_update(self, call: Call, filter_id: str, items: list[_Item], since: int) -> Any:
-        tracker = self.filters[filter_id]
-        updates = [tracker.update(call, item.news, since) for item in items if item.news is not None]
+    async def _filter_update(self, call: Call, filter_id: str, items: list[_Item], since: int) -> Any:
+        """What changes meanwhile has a higher number than the version that is told: it is told again the next time."""
+        tracker = items[0].tracker
+        updates: list[Any] = []
+        for number, item in enumerate(items):
+            if item.news is not None and (not item.news.left or item.news.entered <= since):
+                updates.append(tracker.update(call, item.news, since))
+            if number % AT_ONCE == AT_ONCE - 1:
+                await asyncio.sleep(0)
         gone = [_missing(item.missing) for item in items if item.missing is not None]
         return make(
             _PC.FilterUpdate,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from ramet.vsphere.types import NAMESPACE, Support, vmodl, wire_name
+from ramet.vsphere.types import NAMESPACE, Support, fields_of, vmodl, wire_name
 from ramet.vsphere.wire.soap_values import Out, escape, fields_writer, known_kind, writer
 
 __all__ = ["fault", "is_long", "response", "response_of_many"]
@@ -23,6 +23,7 @@ _START = (
     ' xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">\n<soapenv:Body>\n'
 )
 _END = "\n</soapenv:Body>\n</soapenv:Envelope>"
+_PC = vmodl.query.PropertyCollector
 _AT_ONCE = 500
 """Objects that are written between two chances for others: about 5 ms."""
 
@@ -35,27 +36,43 @@ def response(info: Any, result: Any, version: str) -> bytes:
 
 
 def is_long(result: Any) -> bool:
-    return len(_items(result)) > _AT_ONCE
+    if isinstance(result, _PC.UpdateSet):
+        return sum(len(one.objectSet) for one in result.filterSet) > _AT_ONCE
+    if isinstance(result, _PC.RetrieveResult):
+        return len(result.objects) > _AT_ONCE
+    return isinstance(result, Support.Array) and len(result) > _AT_ONCE
 
 
 async def response_of_many(info: Any, result: Any, version: str) -> bytes:
+    """Of what `is_long`."""
     out = [_START, f'<{info.wsdlName}Response xmlns="{NAMESPACE}">']
-    items = _items(result)
-    if items is result:
-        await _write_all(out, writer("returnval", info.result.Item, version), items)
-    else:  # a RetrieveResult: its token comes first, and then its objects
-        out.append("<returnval>")
-        if result.token is not None:
-            writer("token", str, version)(out, result.token)
-        await _write_all(out, writer("objects", type(items).Item, version), items)
-        out.append("</returnval>")
+    if isinstance(result, Support.Array):
+        await _write_all(out, writer("returnval", info.result.Item, version), result)
+        return _close(out, info)
+    out.append("<returnval>")
+    if isinstance(result, _PC.UpdateSet):
+        await _write_fields(out, result, version, "filterSet", "objectSet")
+    else:
+        await _write_fields(out, result, version, "objects")
+    out.append("</returnval>")
     return _close(out, info)
 
 
-def _items(result: Any) -> Any:
-    if isinstance(result, vmodl.query.PropertyCollector.RetrieveResult):
-        return result.objects
-    return result if isinstance(result, Support.Array) else ()
+async def _write_fields(out: Out, value: Any, version: str, long: str, inner: str | None = None) -> None:
+    """The fields of a data object in their order, of which one is long, or its elements have one that is."""
+    for name, info in fields_of(type(value)).items():
+        found = getattr(value, name)
+        if found is None or not Support.IsChildVersion(version, info.version):
+            continue
+        if name != long:
+            writer(name, info.type, version)(out, found)
+        elif inner is None:
+            await _write_all(out, writer(name, info.type.Item, version), found)
+        else:
+            for one in found:
+                out.append(f"<{name}>")
+                await _write_fields(out, one, version, inner)
+                out.append(f"</{name}>")
 
 
 async def _write_all(out: Out, write: Any, items: Any) -> None:
