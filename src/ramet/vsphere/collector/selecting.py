@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ramet.vsphere.collector.plan import Plan, Step
+from ramet.vsphere.collector.reading import prepare_all
 from ramet.vsphere.core.calls import Call
 from ramet.vsphere.core.objects import Mo
-from ramet.vsphere.core.properties import reader, root_of
+from ramet.vsphere.core.properties import reader
 from ramet.vsphere.core.world import World
 from ramet.vsphere.types import Support, is_a, wire_name
 
@@ -88,7 +89,7 @@ class _Walk:
                         await asyncio.sleep(0)
 
     async def _follow(self, mo: Mo, step: Step) -> int:
-        await mo.prepare({root_of(step.path)})
+        await prepare_all([(mo, (step.path,))])
         references = _references(reader(type(mo), step.path)(mo))
         for reference in references:
             found = self._world.get(reference._moId, self._call)
