@@ -432,6 +432,10 @@ class Networks:
         """The IPv4 address of one MAC outside fences; None when unknown."""
         return (await self.addresses()).get(mac)
 
+    async def traffic(self) -> dict[str, tuple[int, int]]:
+        """Bytes that went to and came from each tap's guest, since the tap was made; without those in fences."""
+        return await self._thread.run(taps.read_traffic) if self.privileged else {}
+
     async def connect_tcp(self, address: str, port: int, timeout_s: float) -> socket.socket:
         """A non-blocking socket connected to a guest. It belongs to the namespace and can be sent to another process.
 

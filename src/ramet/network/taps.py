@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from ramet.errors import BusyError, InternalError, NotFoundError
 from ramet.network import firewall, kernel
@@ -98,3 +99,14 @@ def set_port_guards(wanted: Mapping[str, Guard]) -> None:
     changes = [firewall.render_guard(name, present.get(name, Guard()), guard) for name, guard in wanted.items()]
     if any(changes):
         run_tool(["nft", "-f", "-"], "\n".join(changes), timeout_s=10)
+
+
+def read_traffic() -> dict[str, tuple[int, int]]:
+    """Of the thread's namespace: a tap's name -> bytes to its guest, bytes from it. The tap sends what a guest gets."""
+    found = {}
+    for line in Path("/proc/thread-self/net/dev").read_text().splitlines()[2:]:
+        name, _, numbers = line.partition(":")
+        words = numbers.split()
+        if len(words) >= 9:
+            found[name.strip()] = (int(words[8]), int(words[0]))
+    return found

@@ -26,6 +26,7 @@ DATASTORE = "datastore-10"
 ENVIRONMENT_BROWSER = "envbrowser-7"
 DATASTORE_BROWSER = "datastoreBrowser-datastore-10"
 TASK_MANAGER = "TaskManager"
+HOST_OPTIONS = "EsxHostAdvSettings-9"
 
 DATACENTER_NAME = "ramet"
 DATASTORE_NAME = "ramet"

@@ -31,9 +31,11 @@ from ramet.vsphere.machine import checker
 from ramet.vsphere.machine.disk_facts import DiskFacts
 from ramet.vsphere.machine.guest_facts import GuestFacts
 from ramet.vsphere.machine.usage import Usage
+from ramet.vsphere.managers import opening as managers
 from ramet.vsphere.service import instance
 from ramet.vsphere.tasks import manager as task_manager
 from ramet.vsphere.tasks.desk import Tasks
+from ramet.vsphere.types import load_types
 from ramet.vsphere.views import search, views
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ ROOMS: tuple[Callable[[World], list[Mo]], ...] = (
 @asynccontextmanager
 async def open_world(host: Host) -> AsyncIterator[World]:
     """Everything of the host as managed objects, in step with it until the end of the block."""
+    await asyncio.to_thread(load_types)
     world = World(host, host.floor.inventory.store)
     facts = await asyncio.to_thread(read_host)
     world.parts[HostFacts] = facts
@@ -80,7 +83,7 @@ async def open_world(host: Host) -> AsyncIterator[World]:
     lives = {"follow the host": follower.run, "guests": guests.run, "tasks": tasks.run}
     running = [asyncio.create_task(_go_on(name, run), name=f"vsphere: {name}") for name, run in lives.items()]
     try:
-        async with access.opened(world):
+        async with access.opened(world), managers.opened(world):
             _label(world)
             yield world
     finally:

@@ -170,7 +170,7 @@ class HostSystem(Entity):
 
     @prop("configManager")
     def get_managers(self) -> Any:
-        return vim.host.ConfigManager()
+        return vim.host.ConfigManager(advancedOption=self.world.ref(ids.HOST_OPTIONS))
 
     @operation("RetrieveHardwareUptime")
     async def uptime(self, call: Call) -> int:

@@ -1,0 +1,1 @@
+"""The server's managers beside the inventory: options, licenses, custom fields, events, performance."""
