@@ -20,6 +20,7 @@ from ramet.vsphere.types import vim, vmodl
 
 MOID = "AuthorizationManager"
 _MODIFY = "Authorization.ModifyPermissions"
+_EVERYWHERE = "of users, on the root folder, propagating: a user has one role everywhere, and there are no groups"
 
 
 class AuthorizationManager(Mo):
@@ -89,13 +90,13 @@ class AuthorizationManager(Mo):
             for name, role in self._roles.holders()
         ]
 
-    @operation("SetEntityPermissions", privilege=_MODIFY)
+    @operation("SetEntityPermissions", privilege=_MODIFY, partial=_EVERYWHERE)
     async def set_permissions(self, call: Call, entity: Any, permission: Sequence[Any] = ()) -> None:
         self._check_place(call, entity, permission)
         for one in permission:
             await self._roles.grant(one.principal, one.roleId)
 
-    @operation("ResetEntityPermissions", privilege=_MODIFY)
+    @operation("ResetEntityPermissions", privilege=_MODIFY, partial=_EVERYWHERE)
     async def reset_permissions(self, call: Call, entity: Any, permission: Sequence[Any] = ()) -> None:
         """Those who are not named lose what was given to them here; what they are on this host stays."""
         self._check_place(call, entity, permission)
@@ -106,7 +107,7 @@ class AuthorizationManager(Mo):
         for one in permission:
             await self._roles.grant(one.principal, one.roleId)
 
-    @operation("RemoveEntityPermission", privilege=_MODIFY)
+    @operation("RemoveEntityPermission", privilege=_MODIFY, partial=_EVERYWHERE)
     async def remove_permission(self, call: Call, entity: Any, user: str, isGroup: bool) -> None:
         self._check_place(call, entity, ())
         held = next((role for name, role in self._roles.holders() if name == user.lower()), None)

@@ -14,6 +14,7 @@ from ramet.vsphere.types import vim, vmodl
 
 MOID = "SessionManager"
 LOCALES = ("en", "en_US")
+_NO_SSO = "There is no single sign-on here: log in with a user's name and password."
 
 
 class SessionManager(Mo):
@@ -68,15 +69,13 @@ class SessionManager(Mo):
     async def logout(self, call: Call) -> None:
         self._sessions.end(_own(call, self))
 
-    @operation("LoginByToken", anonymous=True)
+    @operation("LoginByToken", anonymous=True, refusal=_NO_SSO)
     async def login_by_token(self, call: Call, locale: str | None = None) -> Any:
-        raise fault(
-            vmodl.fault.NotSupported, "There is no single sign-on here: log in with a user's name and password."
-        )
+        raise fault(vmodl.fault.NotSupported, _NO_SSO)
 
-    @operation("LoginBySSPI", anonymous=True)
+    @operation("LoginBySSPI", anonymous=True, refusal=_NO_SSO)
     async def login_by_sspi(self, call: Call, base64Token: str, locale: str | None = None) -> Any:
-        raise fault(vmodl.fault.NotSupported, "Log in with a user's name and password.")
+        raise fault(vmodl.fault.NotSupported, _NO_SSO)
 
     @operation("AcquireCloneTicket")
     async def acquire_clone_ticket(self, call: Call) -> str:

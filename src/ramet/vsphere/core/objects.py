@@ -18,8 +18,9 @@ value of the declared type, or something that `properties` can make one: a numbe
 None is unset. A property that the schema has and the class has not is unset, or an empty array.
 
 An operation returns the value itself, for a task the reference of its Task. Its privilege is the schema's, unless the
-decorator names another; `Call.require` asks for further ones. Errors: `vmodl.MethodFault` with `msg` set, or any
-RametError, which becomes the fault that says the same (`faults.fault_of`).
+decorator names another; `Call.require` asks for further ones. What it leaves out of what the API promises stands in
+`partial`, and `refusal` is why there is none: the reference is made from both. Errors: `vmodl.MethodFault` with `msg`
+set, or any RametError, which becomes the fault that says the same (`faults.fault_of`).
 """
 
 from __future__ import annotations
@@ -49,25 +50,42 @@ class Operation:
     """It may be called before a login."""
     waits: bool = False
     """It changes nothing, and waits: it is cancelled when its client has gone."""
+    partial: str | None = None
+    """What of it there is not, for the reference; None: all of it is there."""
+    refusal: str | None = None
+    """Why it is always refused."""
+    fault: str = "NotSupported"
+    """With what, when it is."""
 
 
-def prop(path: str) -> Callable[[Getter], Getter]:
+def prop(path: str, *, partial: str | None = None) -> Callable[[Getter], Getter]:
     """This function is the property at that path. Several may stand on one function."""
 
     def mark(function: Getter) -> Getter:
         function.__dict__.setdefault("ramet_paths", []).append(path)
+        if partial is not None:
+            function.__dict__.setdefault("ramet_partial", {})[path] = partial
         return function
 
     return mark
 
 
 def operation(
-    name: str, *, privilege: str | None = None, anonymous: bool = False, waits: bool = False
+    name: str,
+    *,
+    privilege: str | None = None,
+    anonymous: bool = False,
+    waits: bool = False,
+    partial: str | None = None,
+    refusal: str | None = None,
+    fault: str = "NotSupported",
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """This coroutine is the operation of that name on the wire."""
 
     def mark(function: Callable[..., Any]) -> Callable[..., Any]:
-        function.__dict__["ramet_operation"] = Operation(name, function, privilege, anonymous, waits)
+        function.__dict__["ramet_operation"] = Operation(
+            name, function, privilege, anonymous, waits, partial, refusal, fault
+        )
         return function
 
     return mark
@@ -80,14 +98,17 @@ class Mo:
     """Its type in the registry."""
     getters: ClassVar[dict[str, Getter]] = {}
     operations: ClassVar[dict[str, Operation]] = {}
+    partial: ClassVar[dict[str, str]] = {}
+    """By path of a property: what of it there is not."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.getters, cls.operations = {}, {}
+        cls.getters, cls.operations, cls.partial = {}, {}, {}
         for base in reversed(cls.__mro__):  # one that is composed of several has what each of them has
             for member in vars(base).values():
                 for path in getattr(member, "ramet_paths", ()):
                     cls.getters[path] = member
+                cls.partial.update(getattr(member, "ramet_partial", {}))
                 offered = getattr(member, "ramet_operation", None)
                 if offered is not None:
                     cls.operations[offered.name] = offered

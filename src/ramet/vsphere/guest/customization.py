@@ -40,7 +40,11 @@ ln -sf "/usr/share/zoneinfo/$1" /etc/localtime && printf '%s\n' "$1" >/etc/timez
 class GuestCustomizationManager(Mo):
     wire = vim.vm.GuestCustomizationManager
 
-    @operation("CustomizeGuest_Task", privilege=PRIVILEGE)
+    @operation(
+        "CustomizeGuest_Task", privilege=PRIVILEGE,
+        partial="Linux specs: host name (fixed, or the VM's), domain, name servers, fixed addresses and DHCP of IPv4; "
+        "others are refused with NotSupported",
+    )
     async def customize(self, call: Call, vm: Any, auth: Any, spec: Any, configParams: Any = ()) -> Any:
         """The task ends when the guest has acknowledged, and has its address where one is to be had."""
         guest = guest_of(self.world, vm, auth)
@@ -53,7 +57,10 @@ class GuestCustomizationManager(Mo):
             task = await self.world.host.customize_vm(guest.vm_id, values)
         return await show(guest.mo, call, "CustomizeGuest_Task", task, requested="poweredOn")
 
-    @operation("StartGuestNetwork_Task", privilege=PRIVILEGE)
+    @operation(
+        "StartGuestNetwork_Task", privilege=PRIVILEGE,
+        partial="the network is up when CustomizeGuest_Task ends; one that did not acknowledge is asked again",
+    )
     async def start_network(self, call: Call, vm: Any, auth: Any) -> Any:
         """Customized guests have their network already. One that did not acknowledge is asked once more."""
         guest = guest_of(self.world, vm, auth)

@@ -116,7 +116,7 @@ class FileManager(Mo):
         )
         return printable(output.decode(errors="replace").strip())
 
-    @operation("ChangeFileAttributesInGuest", privilege=MODIFY)
+    @operation("ChangeFileAttributesInGuest", privilege=MODIFY, partial="of POSIX")
     async def change_attributes(self, call: Call, vm: Any, auth: Any, guestFilePath: str, fileAttributes: Any) -> None:
         guest = self._guest(vm, auth, guestFilePath)
         await guest.run(scripts.ATTRIBUTES, guestFilePath, *attributes(fileAttributes), path=guestFilePath)

@@ -49,11 +49,17 @@ class GuestOperationsManager(Mo):
 class AuthManager(Mo):
     wire = vim.vm.guest.AuthManager
 
-    @operation("ValidateCredentialsInGuest", privilege="VirtualMachine.GuestOperations.Query")
+    @operation(
+        "ValidateCredentialsInGuest", privilege="VirtualMachine.GuestOperations.Query",
+        partial="by name and password",
+    )
     async def validate(self, call: Call, vm: Any, auth: Any) -> None:
         await guest_of(self.world, vm, auth).check()
 
-    @operation("ReleaseCredentialsInGuest", privilege="VirtualMachine.GuestOperations.Query")
+    @operation(
+        "ReleaseCredentialsInGuest", privilege="VirtualMachine.GuestOperations.Query",
+        partial="nothing is held: it does nothing",
+    )
     async def release(self, call: Call, vm: Any, auth: Any) -> None:
         """Nothing is held."""
 

@@ -73,7 +73,10 @@ class ProcessManager(Mo):
     def _programs(self) -> Programs:
         return self.world.part(Programs)
 
-    @operation("StartProgramInGuest", privilege="VirtualMachine.GuestOperations.Execute")
+    @operation(
+        "StartProgramInGuest", privilege="VirtualMachine.GuestOperations.Execute",
+        partial="in guests with a POSIX shell",
+    )
     async def start(self, call: Call, vm: Any, auth: Any, spec: Any) -> int:
         """The path is taken as it is, the arguments as a shell would: quotes and redirections mean what they say."""
         guest = guest_of(self.world, vm, auth)
@@ -87,7 +90,10 @@ class ProcessManager(Mo):
         self._programs.add(guest.vm_id, Started(pid, spec.programPath, command, guest.user, time.time()))
         return pid
 
-    @operation("ListProcessesInGuest", privilege="VirtualMachine.GuestOperations.Query")
+    @operation(
+        "ListProcessesInGuest", privilege="VirtualMachine.GuestOperations.Query",
+        partial="ended ones for five minutes, those that were started here",
+    )
     async def list_processes(self, call: Call, vm: Any, auth: Any, pids: Sequence[int] = ()) -> list[Any]:
         """Those that run, and those started here that ended in the last five minutes. Unknown pids are left out."""
         guest = guest_of(self.world, vm, auth)

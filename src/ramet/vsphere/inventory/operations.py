@@ -29,14 +29,14 @@ class FolderOperations(Mo):
     def _places(self) -> Places:
         return self.world.part(Places)
 
-    @operation("CreateFolder")
+    @operation("CreateFolder", partial="in folders of VMs")
     async def create_folder(self, call: Call, name: str) -> Any:
         record = await self._places.make_folder(self.moid, name)
         self.world.add(type(self)(self.world, record.moid))
         self.world.updates.reshape(self.moid)
         return vim.Folder(record.moid)
 
-    @operation("Rename_Task", privilege="Folder.Rename")
+    @operation("Rename_Task", privilege="Folder.Rename", partial="folders of VMs that were created")
     async def rename(self, call: Call, newName: str) -> Any:
         self._require_made("renamed")
         if newName != self._name():
@@ -47,7 +47,7 @@ class FolderOperations(Mo):
 
         return await run(self, call, "Rename_Task", work)
 
-    @operation("Destroy_Task", privilege="Folder.Delete")
+    @operation("Destroy_Task", privilege="Folder.Delete", partial="folders of VMs that were created")
     async def destroy(self, call: Call) -> Any:
         """With all that is in it, as in the original: VMs that are on are refused, before anything is removed."""
         self._require_made("removed")
@@ -60,7 +60,7 @@ class FolderOperations(Mo):
 
         return await run(self, call, "Destroy_Task", work)
 
-    @operation("MoveIntoFolder_Task", privilege="Folder.Move")
+    @operation("MoveIntoFolder_Task", privilege="Folder.Move", partial="VMs and folders of VMs")
     async def move_into(self, call: Call, list: Sequence[Any]) -> Any:
         moids = [reference._moId for reference in list]
         self._check_movable(moids)
@@ -75,7 +75,11 @@ class FolderOperations(Mo):
 
         return await run(self, call, "MoveIntoFolder_Task", work)
 
-    @operation("CreateVM_Task")
+    @operation(
+        "CreateVM_Task",
+        partial="from an image (`ramet.image` in extraConfig, or a disk backed by `[ramet] images/NAME`) or with "
+        "empty disks; no ISO files; fields that this host has not are refused with NotSupported",
+    )
     async def create_vm(self, call: Call, config: Any, pool: Any, host: Any = None) -> Any:
         with refusing(self):
             creation = creation_of(self.world, config)
@@ -144,7 +148,10 @@ class FolderOperations(Mo):
 
 
 class DatacenterOperations(Mo):
-    @operation("PowerOnMultiVM_Task", privilege="VirtualMachine.Interact.PowerOn")
+    @operation(
+        "PowerOnMultiVM_Task", privilege="VirtualMachine.Interact.PowerOn",
+        partial="without placement recommendations",
+    )
     async def power_on_multi(self, call: Call, vm: Sequence[Any], option: Sequence[Any] = ()) -> Any:
         """One task for all; the result names those that were tried and those that were not."""
         moids = [reference._moId for reference in vm]

@@ -30,7 +30,11 @@ from ramet.vsphere.machine.spec_location import Place
 class CloneOperations(MachineOperations):
     """Both workflows of the instant clone, by what the source is doing: it runs, or it is frozen."""
 
-    @operation("InstantClone_Task")
+    @operation(
+        "InstantClone_Task",
+        partial="profiles, encryption, tags and another vCenter in `location`, and the key `sched.mem.pshare.salt`, "
+        "are refused with NotSupported; there is one pool, one host and one datastore to choose",
+    )
     async def instant_clone(self, call: Call, spec: Any) -> Any:
         self.require_privileges(call)
         with refusing(self, "poweredOn"):
@@ -62,7 +66,11 @@ class CloneOperations(MachineOperations):
 
     # -- of VMs that are off ---------------------------------------------------------------------------------------
 
-    @operation("CloneVM_Task", privilege="VirtualMachine.Provisioning.Clone")
+    @operation(
+        "CloneVM_Task", privilege="VirtualMachine.Provisioning.Clone",
+        partial="of a VM that is off, or a template; `snapshot`, `memory` and `customization` are refused with "
+        "NotSupported",
+    )
     async def clone(self, call: Call, folder: Any, name: str, spec: Any) -> Any:
         """Of a template, or a VM that is off: full, or linked where the spec's `diskMoveType` says so."""
         with refusing(self, "poweredOff"):

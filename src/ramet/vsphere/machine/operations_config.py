@@ -33,7 +33,12 @@ CONFIG_PRIVILEGES = {
 class ConfigOperations(MachineOperations):
     """Changes of a VM that exists."""
 
-    @operation("ReconfigVM_Task", privilege="System.View")
+    @operation(
+        "ReconfigVM_Task", privilege="System.View",
+        partial="name, annotation, extraConfig, cards, disks; numCPUs, memoryMB and the removal of disks when off; of "
+        "`cpuAllocation` that there is no limit. Fields that repeat what is so are taken; others are refused "
+        "with NotSupported",
+    )
     async def reconfigure(self, call: Call, spec: Any) -> Any:
         for field, privilege in CONFIG_PRIVILEGES.items():
             if getattr(spec, field):

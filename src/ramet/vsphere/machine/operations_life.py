@@ -28,7 +28,7 @@ _FILES = "VMs have no files of their own that could be registered: an image is i
 def refused(name: str, why: str) -> Callable[..., Any]:
     """An operation that there is not. The sentence says what there is instead."""
 
-    @operation(name)
+    @operation(name, refusal=why)
     async def refuse(self: Any, call: Call, **parameters: Any) -> Any:
         raise vmodl.fault.NotSupported(msg=why)
 
@@ -75,17 +75,17 @@ class LifeOperations(MachineOperations):
 
     # -- tools -----------------------------------------------------------------------------------------------------
 
-    @operation("MountToolsInstaller")
+    @operation("MountToolsInstaller", partial="there is no disc: the tools are put into the guest by its agent")
     async def mount_tools_installer(self, call: Call) -> None:
         """Ramet's tools are put into the guest by its agent, without a disc and a person."""
         with refusing(self, "poweredOn"):
             await self.host.install_tools(self.vm_id)
 
-    @operation("UnmountToolsInstaller")
+    @operation("UnmountToolsInstaller", partial="there is no disc: it does nothing")
     async def unmount_tools_installer(self, call: Call) -> None:
         """There is no disc."""
 
-    @operation("UpgradeTools_Task")
+    @operation("UpgradeTools_Task", partial="without installer options")
     async def upgrade_tools(self, call: Call, installerOptions: str | None = None) -> Any:
         with refusing(self, "poweredOn"):
             task = await self.host.install_tools(self.vm_id)

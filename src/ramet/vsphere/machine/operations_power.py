@@ -21,7 +21,7 @@ SHUTDOWN_TIMEOUT_S = 600.0
 class PowerOperations(MachineOperations):
     """PowerOn, PowerOff, Suspend, Reset, and their gentle kin."""
 
-    @operation("PowerOnVM_Task")
+    @operation("PowerOnVM_Task", partial="there is one host to choose")
     async def power_on(self, call: Call, host: Any = None) -> Any:
         """From off, from suspended, and from a stop by QEMU, as by a disk that was full."""
         self.refuse_template("powered on")
@@ -73,7 +73,7 @@ class PowerOperations(MachineOperations):
             await self._require_agent()
             await self.host.restart_vm(self.vm_id)
 
-    @operation("StandbyGuest")
+    @operation("StandbyGuest", partial="the VM is suspended, the guest is not asked to sleep")
     async def standby_guest(self, call: Call) -> None:
         """The VM is suspended, as where `powerOpInfo.standbyAction` is 'checkpoint'."""
         with refusing(self, "suspended"):

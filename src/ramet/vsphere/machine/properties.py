@@ -52,7 +52,7 @@ class MachineProperties(MachineView, Entity):
 
     # -- config ----------------------------------------------------------------------------------------------------
 
-    @prop("config")
+    @prop("config", partial="what QEMU has: no vApp, encryption, storage profiles, NUMA or latency settings")
     def get_config(self) -> Any:
         return config.config_info(self)
 
@@ -130,7 +130,7 @@ class MachineProperties(MachineView, Entity):
     def get_memory_allocation(self) -> Any:
         return config.memory_allocation(self)
 
-    @prop("resourceConfig")
+    @prop("resourceConfig", partial="limits alone: there are no reservations, and shares are the usual ones")
     def get_resource_config(self) -> Any:
         return config.resource_config(self)
 
@@ -173,7 +173,10 @@ class MachineProperties(MachineView, Entity):
 
     # -- guest -----------------------------------------------------------------------------------------------------
 
-    @prop("guest")
+    @prop(
+        "guest",
+        partial="from the guest agent and the leases of port groups; no file systems, no screen, no routes",
+    )
     def get_guest(self) -> Any:
         return guest.guest_info(self)
 

@@ -70,7 +70,7 @@ class ServiceInstance(Mo):
     async def current_time(self, call: Call) -> datetime:
         return datetime.now(UTC)
 
-    @operation("RetrieveProductComponents", anonymous=True)
+    @operation("RetrieveProductComponents", anonymous=True, partial="an empty list")
     async def retrieve_product_components(self, call: Call) -> Any:
         return vim.ServiceInstance.ProductComponentInfo.Array()
 

@@ -50,7 +50,7 @@ class TaskManager(Mo):
     async def collect(self, call: Call, filter: Any) -> Any:
         return self._collect(call, filter)
 
-    @operation("CreateCollectorWithInfoFilterForTasks")
+    @operation("CreateCollectorWithInfoFilterForTasks", partial="the second filter is not looked at")
     async def collect_with_filter(self, call: Call, filter: Any, infoFilter: Any = None) -> Any:
         return self._collect(call, filter)
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from ramet.vsphere.core.world import World
     from ramet.vsphere.tasks.desk import Tasks
 
+_HOSTS_OWN = "The server itself does the work of this task, and says how it goes."
+
 
 class TaskObject(Mo):
     wire = vim.Task
@@ -66,17 +68,17 @@ class TaskObject(Mo):
         except StateError as exc:
             raise vmodl.fault.NotSupported(msg=str(exc)) from exc
 
-    @operation("SetTaskState")
+    @operation("SetTaskState", refusal=_HOSTS_OWN, fault="InvalidState")
     async def set_state(self, call: Call, state: str, result: Any = None, fault: Any = None) -> None:
         self._refuse()
 
-    @operation("UpdateProgress")
+    @operation("UpdateProgress", refusal=_HOSTS_OWN, fault="InvalidState")
     async def set_progress(self, call: Call, percentDone: int) -> None:
         self._refuse()
 
-    @operation("SetTaskDescription")
+    @operation("SetTaskDescription", refusal=_HOSTS_OWN, fault="InvalidState")
     async def set_description(self, call: Call, description: Any) -> None:
         self._refuse()
 
     def _refuse(self) -> None:
-        raise vim.fault.InvalidState(msg="The server itself does the work of this task, and says how it goes.")
+        raise vim.fault.InvalidState(msg=_HOSTS_OWN)
