@@ -40,6 +40,7 @@ from ramet.model.requests import (
     ChangeNetwork,
     ChangeVm,
     CloneVm,
+    CopyVm,
     CreateNetwork,
     CreateVm,
     Exec,
@@ -106,6 +107,10 @@ class Client(AccessCalls):
     def create_vm(self, request: CreateVm) -> Task:
         """The task's result has the VM's id."""
         return self._call(Task, "POST", "/v1/vms", request)
+
+    def copy_vm(self, ref: str, request: CopyVm) -> Task:
+        """Of a VM that is off. The task's result has the copy's id."""
+        return self._call(Task, "POST", _vm(ref, "copy"), request)
 
     def list_vms(self) -> list[VmView]:
         return self._list(VmView, "/v1/vms")

@@ -25,6 +25,7 @@ from ramet.model.requests import (
     ChangeNetwork,
     ChangeVm,
     CloneVm,
+    CopyVm,
     CreateNetwork,
     CreateVm,
     Exec,
@@ -106,6 +107,8 @@ class Host(Protocol):
     # VMs
 
     async def create_vm(self, request: CreateVm, by_uid: int | None, /) -> Task: ...
+
+    async def copy_vm(self, ref: str, request: CopyVm, by_uid: int | None, /) -> Task: ...
 
     async def list_vms(self) -> list[VmView]: ...
 

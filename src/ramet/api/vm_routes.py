@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse
 
 from ramet.api.edge import HostDep, UidDep
 from ramet.model.host import Task
-from ramet.model.requests import ChangeVm, CloneVm, CreateVm, StopVm
+from ramet.model.requests import ChangeVm, CloneVm, CopyVm, CreateVm, StopVm
 from ramet.model.views import CloneForecast, VmView
 
 router = APIRouter(prefix="/v1/vms", tags=["vms"])
@@ -46,6 +46,15 @@ async def remove_vm(
 ) -> Task:
     """Needs the VM to be off, unless forced. Its clones live on: layers go when nobody uses them any more."""
     return await host.remove_vm(ref, force)
+
+
+@router.post("/{ref}/copy", status_code=202, operation_id="copy_vm", summary="Copy a VM that is off")
+async def copy_vm(ref: str, request: CopyVm, host: HostDep, uid: UidDep) -> Task:
+    """Another machine with the same disks: linked, or with a copy of them. The task's result has its `id`.
+
+    Needs the VM to be off, and a free name. On failure nothing is left of the copy.
+    """
+    return await host.copy_vm(ref, request, uid)
 
 
 @router.post("/{ref}/start", status_code=202, operation_id="start_vm", summary="Start a VM")

@@ -119,6 +119,26 @@ def create(
     _answer(session, name, "started" if start else "created")
 
 
+@command(app, "copy", examples=("ramet vm copy golden web", "ramet vm copy golden web --full --start"))
+def copy(
+    session: Session,
+    vm: Vm,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the copy.")],
+    full: Annotated[
+        bool, typer.Option("--full", help="Copy the disks; else both go on from the disks as they are now.")
+    ] = False,
+    set_: Set = None,
+    start: Annotated[bool, typer.Option("--start", help="Start it at once.")] = False,
+) -> None:
+    """Make another VM with the disks of one that is off. One that runs is cloned: 'ramet clone'."""
+    from ramet.cli import parsing
+    from ramet.model.requests import CopyVm
+
+    fields = {"name": name, "linked": not full, "set_config": parsing.keys(set_), "start": start}
+    session.settle(session.client.copy_vm(session.vm(vm), parsing.request(CopyVm, fields)))
+    _answer(session, name, "started" if start else "copied")
+
+
 @command(app, "ls", examples=("ramet vm ls", "ramet vm ls --json", "ramet vm ls -q    # names alone"))
 def ls(session: Session) -> None:
     """List all VMs: state, size, memory they really use, address, and what they were made from."""

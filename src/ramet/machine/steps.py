@@ -18,6 +18,7 @@ import signal
 from collections.abc import Callable
 
 CREATE_STEPS = ("create.journalled", "create.layered", "create.recorded")
+COPY_STEPS = ("copy.journalled", "copy.layered", "copy.recorded")
 START_STEPS = (
     "start.journalled",
     "start.wired",

@@ -35,6 +35,7 @@ from ramet.model.requests import (
     ChangeNetwork,
     ChangeVm,
     CloneVm,
+    CopyVm,
     CreateNetwork,
     CreateVm,
     Exec,
@@ -189,6 +190,9 @@ class FakeHost:
 
     async def restart_vm(self, ref: str, hard: bool) -> Task:
         return await self._ask("restart", ref, hard)
+
+    async def copy_vm(self, ref: str, request: CopyVm, by_uid: int | None) -> Task:
+        return await self._ask("copy", ref, request)
 
     async def suspend_vm(self, ref: str) -> Task:
         return await self._ask("suspend", ref)

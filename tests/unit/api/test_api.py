@@ -30,6 +30,7 @@ from ramet.model.requests import (
     ChangeNetwork,
     ChangeVm,
     CloneVm,
+    CopyVm,
     CreateNetwork,
     CreateVm,
     Exec,
@@ -72,6 +73,7 @@ def test_every_operation_on_a_vm_arrives_as_it_was_asked(client: Client, served:
     client.stop_vm(web)
     client.stop_vm(web, StopVm(hard=True, timeout_s=5))
     client.restart_vm(web, hard=True)
+    client.copy_vm(web, CopyVm(name="copy", linked=False))
     client.suspend_vm(web)
     client.resume_vm(web)
     client.freeze_vm(web)
@@ -84,6 +86,7 @@ def test_every_operation_on_a_vm_arrives_as_it_was_asked(client: Client, served:
         ("stop", web, StopVm()),
         ("stop", web, StopVm(hard=True, timeout_s=5)),
         ("restart", web, True),
+        ("copy", web, CopyVm(name="copy", linked=False)),
         ("suspend", web),
         ("resume", web),
         ("freeze", web),

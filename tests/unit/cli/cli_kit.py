@@ -30,6 +30,7 @@ from ramet.model.requests import (
     ChangeNetwork,
     ChangeVm,
     CloneVm,
+    CopyVm,
     CreateNetwork,
     CreateVm,
     Exec,
@@ -236,6 +237,12 @@ class FakeClient:
 
     def restart_vm(self, ref: str, hard: bool = False) -> Task:
         return self._act("restart_vm", ref, VmState.RUNNING, hard)
+
+    def copy_vm(self, ref: str, request: CopyVm) -> Task:
+        self._note("copy_vm", ref, request)
+        source = self._find(ref)
+        self.vms[request.name] = source.model_copy(update={"id": "c0c0c0c0c0c0", "name": request.name})
+        return task("vm.copy", request.name)
 
     def suspend_vm(self, ref: str) -> Task:
         return self._act("suspend_vm", ref, VmState.SUSPENDED)

@@ -11,7 +11,7 @@ import pytest
 from ramet.errors import BusyError, NotFoundError, StateError
 from ramet.model.host import Image, Network
 from ramet.model.machine import VmState
-from ramet.model.requests import ChangeVm, CreateVm, NicRequest, StopVm
+from ramet.model.requests import ChangeVm, CopyVm, CreateVm, NicRequest, StopVm
 from tests.unit.cli.cli_kit import NOW, FakeClient, clone_of, run, stun, vm_view
 
 
@@ -236,6 +236,15 @@ def test_every_move_of_the_lifecycle(client: FakeClient, command: str, method: s
     assert client.asked(method)[0][0] == "web"
     (data,) = json.loads(result.stdout)
     assert (data["name"], data["state"]) == ("web", state)
+
+
+def test_a_copy_is_linked_unless_full(client: FakeClient) -> None:
+    assert run(client, "vm", "copy", "web", "copy").stdout.startswith("copy copied")
+    run(client, "vm", "copy", "web", "other", "--full", "--start", "--set", "guestinfo.a=b")
+    assert client.asked("copy_vm") == [
+        ("web", CopyVm(name="copy")),
+        ("web", CopyVm(name="other", linked=False, start=True, set_config={"guestinfo.a": "b"})),
+    ]
 
 
 def test_moves_say_what_was_done(client: FakeClient) -> None:
