@@ -305,3 +305,47 @@ async def test_collectors_of_a_session_are_bounded(world: World, call: Call) -> 
         await collector(world, call)
     with pytest.raises(vim.fault.InvalidState):
         await collector(world, call)
+
+
+# -- tasks of clients --------------------------------------------------------------------------------------------------
+
+
+async def created(world: World, call: Call, **more: Any) -> Any:
+    arguments = {"obj": vim.Datacenter(ids.DATACENTER), "taskTypeId": "com.example.backup", "cancelable": True, **more}
+    return await invoke(world, call, ids.TASK_MANAGER, "CreateTask", arguments)
+
+
+async def test_a_client_says_how_its_own_task_goes(world: World, call: Call) -> None:
+    info = await created(world, call)
+    assert (info.descriptionId, info.name, info.state, info.cancelable) == ("com.example.backup", None, "running", True)
+    moid = info.task._moId
+    await asyncio.sleep(0)
+    await invoke(world, call, moid, "UpdateProgress", {"percentDone": 30})
+    message = vmodl.LocalizableMessage(key="k", message="copying")
+    await invoke(world, call, moid, "SetTaskDescription", {"description": message})
+    info = await read_now(world.find(moid), "info")
+    assert (info.progress, info.description.message) == (30, "copying")
+    with pytest.raises(vmodl.fault.InvalidArgument):
+        await invoke(world, call, moid, "UpdateProgress", {"percentDone": 101})
+    await invoke(world, call, moid, "SetTaskState", {"state": "success", "result": "42 files"})
+    assert (await ended(world, info.task)).result == "42 files"
+    with pytest.raises(vim.fault.InvalidState):
+        await invoke(world, call, moid, "UpdateProgress", {"percentDone": 99})
+
+
+async def test_a_client_task_fails_or_is_cancelled_as_any_other(world: World, call: Call) -> None:
+    failing, cancelled = await created(world, call), await created(world, call)
+    fault = vim.fault.FileFault(file="a", msg="The file is gone.")
+    await invoke(world, call, failing.task._moId, "SetTaskState", {"state": "error", "fault": fault})
+    info = await ended(world, failing.task)
+    assert (type(info.error), info.error.msg) == (vim.fault.FileFault, "The file is gone.")
+    await invoke(world, call, cancelled.task._moId, "CancelTask", {})
+    assert (await ended(world, cancelled.task)).cancelled
+    with pytest.raises(vmodl.fault.InvalidArgument):
+        await created(world, call, taskTypeId="")
+
+
+async def test_nobody_speaks_for_the_servers_own_tasks(world: World, call: Call) -> None:
+    reference = await begin(world, lambda _: asyncio.Event().wait())
+    with pytest.raises(vim.fault.InvalidState):
+        await invoke(world, call, reference._moId, "SetTaskState", {"state": "success"})

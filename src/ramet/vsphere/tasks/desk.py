@@ -28,6 +28,7 @@ from ramet.vsphere import ids
 from ramet.vsphere.core.calls import Call
 from ramet.vsphere.core.faults import fault_of
 from ramet.vsphere.core.objects import Mo
+from ramet.vsphere.tasks.clients import ClientTasks
 from ramet.vsphere.tasks.record import OWN, FaultOf, Shown, TaskNote, note_of
 from ramet.vsphere.tasks.task import TaskObject
 from ramet.vsphere.types import Support, vim, vmodl, wire_name
@@ -54,6 +55,7 @@ class Tasks:
         self._of_entity: dict[str, list[str]] = {}
         """Entity -> ids of its tasks, oldest first."""
         self._group: asyncio.TaskGroup | None = None
+        self.clients = ClientTasks(self)
 
     async def load(self) -> None:
         """Show what the host remembers, and follow it."""

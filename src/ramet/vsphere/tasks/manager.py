@@ -10,11 +10,12 @@ from ramet.vsphere.core.objects import Mo, operation, prop
 from ramet.vsphere.tasks.collector import MAX_COLLECTORS, TaskCollector
 from ramet.vsphere.tasks.desk import Tasks
 from ramet.vsphere.tasks.record import description_id
-from ramet.vsphere.types import Support, vim
+from ramet.vsphere.types import Support, vim, vmodl
 
 if TYPE_CHECKING:
     from ramet.vsphere.core.world import World
 
+MAX_KIND = 200
 _DESCRIBED = (vim.VirtualMachine, vim.Folder, vim.Datacenter, vim.HostSystem, vim.ResourcePool, vim.Datastore)
 _STATES = {"queued": "Queued", "running": "Running", "success": "Completed", "error": "Failed"}
 _REASONS = {vim.TaskReasonUser: "by a user", vim.TaskReasonSystem: "by the server itself"}
@@ -53,6 +54,25 @@ class TaskManager(Mo):
     @operation("CreateCollectorWithInfoFilterForTasks", partial="the second filter is not looked at")
     async def collect_with_filter(self, call: Call, filter: Any, infoFilter: Any = None) -> Any:
         return self._collect(call, filter)
+
+    @operation("CreateTask", partial="parentTaskKey and activationId are not kept")
+    async def create(
+        self,
+        call: Call,
+        obj: Any,
+        taskTypeId: str,
+        cancelable: bool,
+        initiatedBy: str | None = None,
+        parentTaskKey: str | None = None,
+        activationId: str | None = None,
+    ) -> Any:
+        """For clients whose work is done elsewhere, and who say here how it goes."""
+        if not 0 < len(taskTypeId) <= MAX_KIND:
+            raise vmodl.fault.InvalidArgument(invalidProperty="taskTypeId", msg=f"It has 1 to {MAX_KIND} characters.")
+        entity = self.world.find(obj._moId, call)
+        reference = await self.tasks.clients.begin(call, entity, taskTypeId, cancelable=cancelable)
+        mo = self.world.find(reference._moId)
+        return mo.getters["info"](mo)
 
     def _collect(self, call: Call, spec: Any) -> Any:
         session = call.session_or_fault(self)

@@ -12,7 +12,7 @@ from ramet.model.host import Task, TaskState
 from ramet.vsphere import ids
 from ramet.vsphere.core.faults import fault_of
 from ramet.vsphere.inventory.shape import made, utc
-from ramet.vsphere.types import NAMESPACE, Support, vim, vmodl
+from ramet.vsphere.types import NAMESPACE, Support, is_a, vim, vmodl
 
 _METHODS = {
     "clone": "InstantClone_Task",
@@ -81,7 +81,7 @@ def info(task: Task, shown: Shown | None) -> Any:
     """The TaskInfo."""
     state = state_of(task, shown)
     note = shown.note if shown is not None else note_of(task)
-    method = method_of(note.name)
+    method, entity = method_of(note.name), reference(note.entity_type, note.entity)
     ended = state in ("success", "error")
     return made(
         vim.TaskInfo,
@@ -90,7 +90,7 @@ def info(task: Task, shown: Shown | None) -> Any:
         name=method,
         descriptionId=description_id(note.entity_type, method, task.kind),
         description=_doing(task) if task.doing and not ended else None,
-        entity=reference(note.entity_type, note.entity),
+        entity=entity if is_a(type(entity), vim.ManagedEntity) else None,
         entityName=note.entity_name,
         state=state,
         cancelled=task.state is TaskState.CANCELLED,
@@ -170,7 +170,7 @@ def method_of(name: str) -> Any:
 def description_id(entity_type: str, method: Any, kind: str) -> str:
     """'VirtualMachine.instantClone': what the descriptions of TaskManager are found by."""
     if method is None:
-        return f"ramet.{kind}"
+        return kind.removeprefix(OWN) if kind.startswith(OWN) else f"ramet.{kind}"
     name = method.info.name
     return f"{entity_type}.{name[0].lower()}{name[1:]}"
 

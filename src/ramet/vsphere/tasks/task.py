@@ -9,13 +9,14 @@ from ramet.vsphere import ids
 from ramet.vsphere.core.calls import Call
 from ramet.vsphere.core.objects import Mo, operation, prop
 from ramet.vsphere.tasks import record
+from ramet.vsphere.tasks.clients import ClientTask
 from ramet.vsphere.types import vim, vmodl
 
 if TYPE_CHECKING:
     from ramet.vsphere.core.world import World
     from ramet.vsphere.tasks.desk import Tasks
 
-_HOSTS_OWN = "The server itself does the work of this task, and says how it goes."
+_CLIENTS_OWN = "only of tasks that a client has made with CreateTask; otherwise InvalidState"
 
 
 class TaskObject(Mo):
@@ -68,17 +69,24 @@ class TaskObject(Mo):
         except StateError as exc:
             raise vmodl.fault.NotSupported(msg=str(exc)) from exc
 
-    @operation("SetTaskState", refusal=_HOSTS_OWN, fault="InvalidState")
+    @operation("SetTaskState", partial=_CLIENTS_OWN)
     async def set_state(self, call: Call, state: str, result: Any = None, fault: Any = None) -> None:
-        self._refuse()
+        inner = getattr(fault, "fault", None) or fault
+        self._client_task().end(str(state), result, inner)
 
-    @operation("UpdateProgress", refusal=_HOSTS_OWN, fault="InvalidState")
+    @operation("UpdateProgress", partial=_CLIENTS_OWN)
     async def set_progress(self, call: Call, percentDone: int) -> None:
-        self._refuse()
+        self._client_task().progress(percentDone)
 
-    @operation("SetTaskDescription", refusal=_HOSTS_OWN, fault="InvalidState")
+    @operation("SetTaskDescription", partial=_CLIENTS_OWN)
     async def set_description(self, call: Call, description: Any) -> None:
-        self._refuse()
+        self._client_task().describe(description.message or description.key)
 
-    def _refuse(self) -> None:
-        raise vim.fault.InvalidState(msg=_HOSTS_OWN)
+    def _client_task(self) -> ClientTask:
+        """InvalidState for one that a client has not made, and for one that has ended."""
+        found = self._tasks.clients.find(self._task_id)
+        if found is None:
+            ended = self.get_state() in ("success", "error")
+            said = "The task has ended." if ended else "The server does the work of this task, and says how it goes."
+            raise vim.fault.InvalidState(msg=said)
+        return found
