@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,10 @@ from ramet.vsphere.access.roles import Roles
 from ramet.vsphere.access.sessions import Sessions
 from ramet.vsphere.core.calls import Call
 from ramet.vsphere.core.dispatch import invoke
+from ramet.vsphere.core.objects import Mo
 from ramet.vsphere.core.world import World
-from ramet.vsphere.types import NEWEST, operation_info, vim, vmodl
+from ramet.vsphere.types import NEWEST, operation_info, vim, vmodl, wire_name
+from tests.vsphere.kit import record_vm, seen
 
 PASSWORD = "correct horse"
 MANAGER = "AuthorizationManager"
@@ -235,3 +239,56 @@ def test_methods_that_change_machines_are_audited() -> None:
         assert is_audited(machine, name), name
     assert not is_audited(vim.view.ViewManager, "CreateContainerView")
     assert not is_audited(vmodl.query.PropertyCollector, "WaitForUpdatesEx")
+
+
+READING = (
+    "Retrieve", "Query", "Find", "Read", "List", "Has", "Fetch", "Check", "Wait", "Cancel", "Continue", "Create",
+    "Destroy", "Current", "Decode", "Refresh", "Reload", "Reset", "Rewind", "Set", "Modify", "Open", "Close",
+)  # fmt: skip
+OWN = ("View", "ViewManager", "Collector", "Filter", "SearchIndex", "ServiceInstance", "SessionManager", "EventManager")
+"""Ends of the names of types whose methods work on the caller's own session, or only answer."""
+
+
+def kinds_of(cls: Any) -> Iterator[Any]:
+    for kind in cls.__subclasses__():
+        yield kind
+        yield from kinds_of(kind)
+
+
+def test_what_changes_something_needs_more_than_to_look() -> None:
+    """Where neither the schema nor the class names a privilege, the method must only read, or ask for it by itself."""
+    looking, changing = {"System.View", "System.Read", "System.Anonymous", None}, set()
+    for kind in (kind for kind in kinds_of(Mo) if hasattr(kind, "wire") and kind.__module__.startswith("ramet.")):
+        for name, offered in kind.operations.items():
+            info = operation_info(kind.wire, name)
+            privilege = offered.privilege or (info.privId if info else None)
+            own = wire_name(kind.wire).endswith(OWN)
+            reads = name.startswith(READING) and (own or name.startswith((*READING[:8], "Current", "Decode", "Re")))
+            if privilege in looking and not own and not reads and offered.refusal is None:
+                changing.add(f"{wire_name(kind.wire)}.{name}")
+    assert changing <= {
+        "VirtualMachine.AcquireTicket", "VirtualMachine.ReconfigVM_Task", "Task.CancelTask",
+        "TaskManager.CreateCollectorForTasks", "TaskManager.CreateCollectorWithInfoFilterForTasks",
+    }  # fmt: skip
+
+
+async def test_who_may_only_look_is_refused_by_those_that_ask_by_themselves(world: World, host: Host) -> None:
+    reader = await logged_in(world, Role.READ_ONLY)
+    vm = await seen(world, await record_vm(host, "web"))
+
+    async def work(handle: Any) -> None:
+        await asyncio.Event().wait()
+
+    task = await host.tasks.start("vm.start", "web", work, cancellable=True)
+    for moid, name, arguments in (
+        (vm.moid, "AcquireTicket", {"ticketType": "webmks"}),
+        (vm.moid, "ReconfigVM_Task", {"spec": vim.vm.ConfigSpec(name="other")}),
+        (vm.moid, "ReconfigVM_Task", {"spec": vim.vm.ConfigSpec(memoryMB=1024)}),
+        (ids.task_moid(task.id), "CancelTask", {}),
+        (ids.RESOURCE_POOL, "UpdateConfig", {"name": "x"}),
+        (ids.RESOURCE_POOL, "Destroy_Task", {}),
+        (ids.DATACENTER, "Destroy_Task", {}),
+    ):
+        with pytest.raises((vim.fault.NoPermission, vmodl.fault.NotSupported)):
+            await invoke(world, reader, moid, name, arguments)
+    await host.tasks.cancel(task.id)
