@@ -78,11 +78,12 @@ async def open_world(host: Host) -> AsyncIterator[World]:
             world.add(mo)
     for record in places.folders():
         world.add(VmFolder(world, record.moid))
-    await tasks.load()
-    await follower.load()
     lives = {"follow the host": follower.run, "guests": guests.run, "tasks": tasks.run}
-    running = [asyncio.create_task(_go_on(name, run), name=f"vsphere: {name}") for name, run in lives.items()]
+    running: list[asyncio.Task[None]] = []
     try:
+        await tasks.load()
+        await follower.load()
+        running += [asyncio.create_task(_go_on(name, run), name=f"vsphere: {name}") for name, run in lives.items()]
         async with access.opened(world), managers.opened(world):
             _label(world)
             yield world

@@ -81,7 +81,9 @@ class Tasks:
 
     def close(self) -> None:
         """Follow the host no more."""
-        self._world.host.tasks.watchers.remove(self._told)
+        watchers = self._world.host.tasks.watchers
+        if self._told in watchers:
+            watchers.remove(self._told)
 
     # -- what is shown ---------------------------------------------------------------------------------------------
 
