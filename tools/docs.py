@@ -6,14 +6,19 @@ python tools/docs.py [--check]            # --check: exit 1 when a page is not w
 from __future__ import annotations
 
 import inspect
+import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ramet import errors
 from ramet.errors import RametError
 from ramet.machine.lifecycle import TRANSITIONS, Happening, Operation
 from ramet.model.machine import VmState
+from ramet.vsphere.rest.operations import TABLE
+from ramet.vsphere.rest.structs import Struct
+from ramet.vsphere.rest.table import Operation as ApiOperation
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs" / "reference"
@@ -65,6 +70,56 @@ same in the client as in the daemon. What is refused changes nothing.
 |---|---|---|---|---|
 """
 
+_AUTOMATION = """\
+# Automation API, VI JSON and the Managed Object Browser
+
+Generated from the program: `python tools/docs.py`.
+
+These speak to the same objects as SOAP, with the same users, sessions and privileges, at the same port.
+
+## Automation API
+
+Every operation is there three times:
+
+- below `/api`, as in the table: the body is the spec itself, the answer the value, 204 for nothing, and maps are
+  objects;
+- below `/rest`, the older twin: the body is `{"spec": …}`, the answer `{"value": …}`, maps are lists of
+  `{"key", "value"}`, a filter is written `filter.names.1=a`, actions may be the path's last step
+  (`/rest/vcenter/vm/{vm}/power/start`), and the session is at `/rest/com/vmware/cis/session`;
+- as JSON-RPC 2.0 at `POST /api`, for VMware's own SDKs: service and operation by name.
+
+`POST /api/session` with HTTP Basic returns the session's id, which further calls show in the header
+`vmware-api-session-id`. Operations that take long return when they are done. Errors are
+`{"error_type", "messages": [{"id", "default_message", "args"}]}`: 400 for what was asked wrongly or does not fit the
+state, 401, 403, 404, 503 when the guest does not answer, and 500.
+
+A VM made here has the image that its first disk's backing names: `[ramet] images/NAME`. What the original has and this
+table has not is answered with 404 `OPERATION_NOT_FOUND`; what it has and this host cannot do, with `UNSUPPORTED`.
+
+| Operation | REST, below `/api` | Parameters; `?` may be left out |
+|---|---|---|
+"""
+
+_OTHERS = """
+## VI JSON
+
+Every object, property and method of SOAP, as JSON: `GET /sdk/vim25/{release}/{type}/{id}/{property}` and
+`POST /sdk/vim25/{release}/{type}/{id}/{method}` with the parameters by name, for the releases 8.0.1.0 to 8.0.3.0.
+`Login` of `SessionManager` returns the session's id in the header `vmware-api-session-id`. Data objects carry
+`_typeName`, references are `{"type", "value"}`, and where anything may stand a plain value is
+`{"_typeName": "string", "_value": "x"}`. Answers: 200, 204 for nothing or a property that is unset, 500 with the fault
+that the method raised; 404 when what is addressed is not there, 401 without a session, 400 for a body that cannot be
+read, all of them with the fault too.
+
+## Managed Object Browser
+
+`/mob/`, `?moid=ID`, `&doPath=config.hardware.device[4000].backing`, `&method=instantClone`, `?find=NAME`,
+`/mob/logout`. The first request signs in by HTTP Basic, further ones by the cookie `vmware_soap_session`. A method's
+form has a hidden field `vmware-session-nonce`; a script reads it from the page and posts it to the same address, with a
+field for each parameter: plain text for plain values, XML for all others, an array as its element repeated. A post
+without this session's nonce is refused with 403.
+"""
+
 
 def lifecycle() -> str:
     states = "".join(f"| `{state.value}` | {_MEANINGS[state]} |\n" for state in VmState)
@@ -106,9 +161,39 @@ def _meanings() -> dict[str, str]:
     return {**found, "PeerError": "A program or guest that we talk to broke its contract."}
 
 
+def automation_page() -> str:
+    """Every operation of the table that serves /api, /rest and JSON-RPC."""
+    lines = [_AUTOMATION]
+    for service, operations in itertools.groupby(TABLE.operations, key=lambda one: one.service):
+        lines.append(f"| **`{service}`** | | |\n")
+        lines += [_operation(one) for one in operations]
+    return "".join(lines) + _OTHERS
+
+
+def _operation(one: ApiOperation) -> str:
+    given = ", ".join(_parameter(name, info) for name, info in one.parameters.model_fields.items())
+    action = f"?action={one.action}" if one.action else ""
+    return f"| `{one.name}` | `{one.verb} {one.path}{action}` | {given} |\n"
+
+
+def _parameter(name: str, info: Any) -> str:
+    """With the fields of a structure, one level deep."""
+    shown = f"`{name}`" if info.is_required() else f"`{name}`?"
+    kinds = (info.annotation, *getattr(info.annotation, "__args__", ()))
+    spec = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Struct)), None)
+    if spec is None:
+        return shown
+    fields = (f if field.is_required() else f"{f}?" for f, field in spec.model_fields.items())
+    return f"{shown} {{{', '.join(fields)}}}"
+
+
 def generated() -> dict[Path, str]:
     """Every page made here and what stands in it."""
-    return {DOCS / "lifecycle.md": lifecycle(), DOCS / "errors.md": error_page()}
+    return {
+        DOCS / "lifecycle.md": lifecycle(),
+        DOCS / "errors.md": error_page(),
+        DOCS / "automation-api.md": automation_page(),
+    }
 
 
 def main() -> int:

@@ -18,9 +18,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 from dataclasses import replace
+from typing import Any
 
 from ramet.vsphere.access.sessions import Sessions
-from ramet.vsphere.core.calls import Call, Session
+from ramet.vsphere.core.calls import CURRENT, Call, Session
 from ramet.vsphere.core.dispatch import invoke
 from ramet.vsphere.core.objects import Mo
 from ramet.vsphere.core.world import World
@@ -31,7 +32,7 @@ from ramet.vsphere.mob.page import frame, note
 from ramet.vsphere.mob.pages import Outcome, Pages
 from ramet.vsphere.mob.style import POLICY
 from ramet.vsphere.types import vim, vmodl, wire_name
-from ramet.vsphere.wire.exchange import COOKIE, App, Request, Response, asgi
+from ramet.vsphere.wire.exchange import COOKIE, App, Request, Response, asgi, unless_gone
 
 __all__ = ["make_app"]
 
@@ -72,7 +73,12 @@ async def _signed_in(world: World, request: Request) -> Response:
             session = await sessions.login(*who, peer=request.peer, user_agent=agent)
         except vmodl.MethodFault as fault:
             return _who_are_you(fault.msg or wire_name(type(fault)))
-    answer = await _answer(world, session, request)
+    call = Call(session, peer=request.peer, user_agent=request.headers.get("user-agent", ""))
+    token = CURRENT.set(call)
+    try:
+        answer = await _answer(world, call, request)
+    finally:
+        CURRENT.reset(token)
     return replace(answer, headers=(*answer.headers, _cookie(session.secret))) if opened else answer
 
 
@@ -80,12 +86,11 @@ def _cookie(secret: str) -> tuple[str, str]:
     return "set-cookie", f'{COOKIE}="{secret}"; Path=/; HttpOnly; Secure; SameSite=Lax'
 
 
-async def _answer(world: World, session: Session, request: Request) -> Response:
-    call = Call(session, peer=request.peer, user_agent=request.headers.get("user-agent", ""))
+async def _answer(world: World, call: Call, request: Request) -> Response:
     pages = Pages(world, call)
     try:
         if request.asked("find") is not None:
-            return _page(pages.found(request.asked("find") or ""))
+            return _page(await pages.found(request.asked("find") or ""))
         mo = world.find(request.asked("moid") or "ServiceInstance", call)
         call.require("System.View", mo)
         return await _of_object(world, pages, mo, request)
@@ -116,14 +121,16 @@ async def _of_method(world: World, pages: Pages, mo: Mo, method: str, request: R
     typed = dict(request.form)
     if not secrets.compare_digest(typed.get(NONCE, "").encode(), nonce.encode()):
         return _page(pages.refused("Forbidden", "The form is not of this session. Open the method's page again."), 403)
-    outcome = await _invoke(world, pages.call, mo, info.wsdlName, info, typed)
+    doing = _invoke(world, pages.call, mo, info, typed)
+    operation = mo.operations.get(info.wsdlName)
+    outcome = await (unless_gone(request, doing) if operation is not None and operation.waits else doing)
     return _page(pages.method(mo, info, nonce, typed, outcome))
 
 
-async def _invoke(world: World, call: Call, mo: Mo, name: str, info: object, typed: dict[str, str]) -> Outcome:
+async def _invoke(world: World, call: Call, mo: Mo, info: Any, typed: dict[str, str]) -> Outcome:
     try:
         async with asyncio.timeout(PATIENCE_S):
-            return Outcome(await invoke(world, call, mo.moid, name, arguments(info, typed)))
+            return Outcome(await invoke(world, call, mo.moid, info.wsdlName, arguments(info, typed)))
     except TimeoutError:
         return Outcome(fault=vim.fault.Timedout(msg=f"It was still waiting after {PATIENCE_S:.0f} seconds."))
     except vmodl.MethodFault as fault:

@@ -4,14 +4,15 @@
     mo = ask.find("vm-17", vim.VirtualMachine)              # not_found when it is no such thing
     values = await ask.read(mo, "name", "runtime.powerState")
     result = await ask.do(mo, "PowerOnVM_Task")             # a task is waited for: its result, or the fault it ended in
-    ask.all_of(vim.VirtualMachine), ask.is_under(mo, moids)
+    async for mo in ask.each(vim.VirtualMachine): …
+    ask.is_under(mo, moids)
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Collection
+from dataclasses import dataclass, field
 from typing import Any
 
 from ramet.vsphere.core.calls import Call
@@ -27,13 +28,14 @@ __all__ = ["Ask"]
 PATIENCE_S = 3600.0
 """For a task that an operation waits for. The operation ends in timed_out; the task goes on."""
 GLANCE_S = 5.0
-_DEPTH = 64
+_TURN = 50
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
     world: World
     call: Call
+    _above: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def find(self, moid: str, kind: Any) -> Mo:
         """The object of that id and kind, if the caller may see it."""
@@ -83,15 +85,28 @@ class Ask:
 
     def is_under(self, mo: Mo, moids: Collection[str]) -> bool:
         """Whether one of these is above the object, at any height."""
-        above: Mo | None = mo
-        for _ in range(_DEPTH):
-            parent = value_at(above, "parent") if above is not None and "parent" in above.getters else None
-            if parent is None:
-                return False
-            if parent._moId in moids:
-                return True
-            above = self.world.get(parent._moId, self.call)
-        return False
+        return not self.above(mo).isdisjoint(moids)
+
+    def above(self, mo: Mo) -> frozenset[str]:
+        """The ids of everything above an object. What stands side by side is asked about once in an operation."""
+        parent = value_at(mo, "parent") if "parent" in mo.getters else None
+        if parent is None:
+            return frozenset()
+        found = self._above.get(parent._moId)
+        if found is None:
+            higher = self.world.get(parent._moId, self.call)
+            self._above[parent._moId] = frozenset()  # should one stand above itself
+            found = frozenset({parent._moId}) | (self.above(higher) if higher is not None else frozenset())
+            self._above[parent._moId] = found
+        return found
+
+    async def each(self, kind: Any) -> AsyncIterator[Mo]:
+        """All objects of a kind that are still there; others have their turn in between."""
+        for number, mo in enumerate(self.all_of(kind)):
+            if number % _TURN == _TURN - 1:
+                await asyncio.sleep(0)
+            if self.world.get(mo.moid) is mo:
+                yield mo
 
     def reference(self, kind: Any, moid: str | None) -> Any:
         """To an object that there is; None for none."""

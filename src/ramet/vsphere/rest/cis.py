@@ -115,7 +115,7 @@ async def list_tasks(
     ask: Ask, filter_spec: TaskFilter | None = None, result_spec: TaskGet | None = None
 ) -> dict[str, TaskInfo]:
     wanted, found = filter_spec or TaskFilter(), {}
-    for mo in ask.all_of(vim.Task):
+    async for mo in ask.each(vim.Task):
         if wanted.tasks is None or mo.moid in wanted.tasks:
             info = await _task(ask, mo)
             if info is not None and _matches(info, wanted):

@@ -48,7 +48,7 @@ async def _listed(
 ) -> list[tuple[Mo, dict[str, Any]]]:  # fmt: skip
     """Objects of a kind that match, with their name and further properties, in the order of their names."""
     found = []
-    for mo in ask.all_of(kind):
+    async for mo in ask.each(kind):
         if ids is not None and mo.moid not in ids:
             continue
         if any(one is not None and not ask.is_under(mo, one) for one in above):

@@ -32,12 +32,15 @@ def vm_of(ask: Ask, vm: str) -> Mo:
 async def list_vms(ask: Ask, filter: FilterSpec | None = None) -> list[Summary]:
     wanted = filter or FilterSpec()
     found = []
-    for mo in ask.all_of(vim.VirtualMachine):
+    async for mo in ask.each(vim.VirtualMachine):
         if wanted.vms is not None and mo.moid not in wanted.vms:
+            continue
+        if wanted.names is not None and value_at(mo, "name") not in wanted.names:
             continue
         values = await ask.read(mo, *_LISTED)
         summary = _summary(mo, values)
-        if not values.get("config.template") and _matches(summary, wanted) and await _is_there(ask, mo, wanted):
+        is_wanted = wanted.power_states is None or summary.power_state in wanted.power_states
+        if is_wanted and not values.get("config.template") and await _is_there(ask, mo, wanted):
             found.append(summary)
     return sorted(found, key=lambda one: one.name)
 
@@ -49,12 +52,6 @@ def _summary(mo: Mo, values: dict[str, Any]) -> Summary:
         power_state=POWER[str(values.get("runtime.powerState", "poweredOff"))],
         cpu_count=values.get("summary.config.numCpu"),
         memory_size_MiB=values.get("summary.config.memorySizeMB"),
-    )
-
-
-def _matches(one: Summary, wanted: FilterSpec) -> bool:
-    return (wanted.names is None or one.name in wanted.names) and (
-        wanted.power_states is None or one.power_state in wanted.power_states
     )
 
 
