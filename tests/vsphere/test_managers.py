@@ -115,13 +115,16 @@ async def test_custom_fields_are_defined_set_shown_and_kept(world: World, host: 
     assert [(one.key, one.value) for one in await read_now(vm, "customValue")] == [
         (owner.key, "eve"), (place.key, "here"),
     ]  # fmt: skip
+    await invoke(world, call, vm.moid, "setCustomValue", {"key": "place", "value": "there"})
+    with pytest.raises(vmodl.fault.InvalidArgument, match="no custom field 'nope'"):
+        await invoke(world, call, vm.moid, "setCustomValue", {"key": "nope", "value": "x"})
     stamp = world.updates.stamp
     await ask("RenameCustomFieldDef", key=owner.key, name="keeper")
     assert vm.moid in world.updates.since(stamp).touched
     again = CustomFields(world)
     await again.load()
     assert [one.name for one in again.definitions()] == ["keeper", "place"]
-    assert [one.value for one in again.values_of(vm.moid)] == ["eve", "here"]
+    assert [one.value for one in again.values_of(vm.moid)] == ["eve", "there"]
     await ask("SetField", entity=vm.ref, key=place.key, value="")
     await ask("RemoveCustomFieldDef", key=owner.key)
     assert await read_now(vm, "customValue") == []

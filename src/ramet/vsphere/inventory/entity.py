@@ -7,11 +7,12 @@ The rooms beside say what they know by replacing the functions of `Labels`:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ramet.vsphere.core.objects import Mo, prop
+from ramet.vsphere.core.calls import Call
+from ramet.vsphere.core.objects import Mo, operation, prop
 
 
 def _nothing(_: Any) -> list[Any]:
@@ -25,6 +26,8 @@ class Labels:
     custom_values: Callable[[str], list[Any]] = _nothing
     custom_fields: Callable[[Any], list[Any]] = _nothing
     """By the entity's type: the definitions of fields that it may have."""
+    set_custom_value: Callable[[Mo, str, str], Awaitable[None]] | None = None
+    """Of the entity, by the field's name."""
     permissions: Callable[[str], list[Any]] = _nothing
     roles: Callable[[], list[int]] = list
     """Ids of the roles of whoever makes the call that is being served."""
@@ -84,6 +87,11 @@ class Entity(Mo):
     @prop("alarmActionsEnabled")
     def get_alarms_enabled(self) -> bool:
         return False
+
+    @operation("setCustomValue", privilege="Global.SetCustomField")
+    async def set_custom_value(self, call: Call, key: str, value: str) -> None:
+        if self.labels.set_custom_value is not None:
+            await self.labels.set_custom_value(self, key, value)
 
     def refs(self, wire: Any) -> list[Any]:
         """References of all objects of a kind, in the order of their names."""

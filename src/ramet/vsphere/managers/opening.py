@@ -34,6 +34,7 @@ async def opened(world: World) -> AsyncIterator[None]:
     await fields.load()
     labels = world.part(Labels)
     labels.custom_values, labels.custom_fields = fields.values_of, fields.defined_for
+    labels.set_custom_value = fields.set_by_name
     for mo in (
         OptionManager(world, options.SERVER_MOID, options.SERVER_OPTIONS),
         OptionManager(world, options.HOST_MOID, options.HOST_OPTIONS),
