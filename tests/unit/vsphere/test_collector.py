@@ -231,6 +231,20 @@ async def test_before_a_login_only_the_service_is_read(world: World) -> None:
         await nobody.filter(content)
 
 
+async def test_what_goes_while_others_are_read_is_passed_over(client: Client, world: World) -> None:
+    class Last(FakeVm):
+        async def prepare(self, roots: Any) -> None:
+            world.remove("vm-2")
+            await asyncio.sleep(0)
+
+    world.add(Last(world, "vm-4", "last"))
+    spec = view_spec(await client.view(vim.VirtualMachine), property_spec(vim.VirtualMachine, "name"))
+    assert list(said((await client.retrieve(spec)).objects)) == ["vm-1", "vm-3", "vm-4"]
+    world.add(FakeVm(world, "vm-2", "again"))
+    await client.filter(spec)
+    assert {moid for _, moid, _ in told(await client.wait())} == {"vm-1", "vm-3", "vm-4"}
+
+
 # -- traversals --------------------------------------------------------------------------------------------------------
 
 

@@ -20,9 +20,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ramet.vsphere.collector.reading import AT_ONCE
 from ramet.vsphere.collector.tracking import News, Tracker
 from ramet.vsphere.core.calls import Call
+from ramet.vsphere.core.pacing import Pace
 from ramet.vsphere.core.world import World
 from ramet.vsphere.types import make, vim, vmodl
 
@@ -162,11 +162,12 @@ class Collection:
         """What changes meanwhile has a higher number than the version that is told: it is told again the next time."""
         tracker = items[0].tracker
         updates: list[Any] = []
-        for number, item in enumerate(items):
+        pace = Pace()
+        for item in items:
             if item.news is not None and (not item.news.left or item.news.entered <= since):
                 updates.append(tracker.update(call, item.news, since))
-            if number % AT_ONCE == AT_ONCE - 1:
-                await asyncio.sleep(0)
+            if pace.is_due():
+                await pace.rest()
         gone = [_missing(item.missing) for item in items if item.missing is not None]
         return make(
             _PC.FilterUpdate,

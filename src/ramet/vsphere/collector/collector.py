@@ -6,17 +6,17 @@ or cancel one another's updates. Further ones belong to the session that made th
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import Any
 
 from ramet.vsphere.collector.collection import Collection, not_found
 from ramet.vsphere.collector.plan import plan_of
-from ramet.vsphere.collector.reading import AT_ONCE, content, prepare_all
+from ramet.vsphere.collector.reading import content, prepare_all
 from ramet.vsphere.collector.selecting import select
 from ramet.vsphere.collector.tracking import Tracker
 from ramet.vsphere.core.calls import CURRENT, Call
 from ramet.vsphere.core.objects import Mo, operation, prop
+from ramet.vsphere.core.pacing import Pace
 from ramet.vsphere.core.world import World
 from ramet.vsphere.types import make, vmodl
 
@@ -138,10 +138,12 @@ class PropertyCollector(Mo):
     async def _contents(self, call: Call, found: list[tuple[Mo, tuple[str, ...]]]) -> list[Any]:
         contents: list[Any] = []
         await prepare_all(found)
-        for start in range(0, len(found), AT_ONCE):
-            if start:
-                await asyncio.sleep(0)
-            contents += [content(mo, paths, call) for mo, paths in found[start : start + AT_ONCE]]
+        pace = Pace()
+        for mo, paths in found:
+            if self.world.get(mo.moid, call) is mo:  # else it went while others were read
+                contents.append(content(mo, paths, call))
+            if pace.is_due():
+                await pace.rest()
         return contents
 
     # -- as it changes -------------------------------------------------------------------------------------------------

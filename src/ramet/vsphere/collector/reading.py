@@ -16,15 +16,14 @@ import structlog
 from ramet.vsphere.core.calls import Call
 from ramet.vsphere.core.faults import fault_of
 from ramet.vsphere.core.objects import Mo
+from ramet.vsphere.core.pacing import Pace
 from ramet.vsphere.core.properties import reader, root_of
 from ramet.vsphere.types import make, property_info, remember, vim, vmodl
 
-__all__ = ["AT_ONCE", "Said", "content", "missing_set", "prepare_all", "read"]
+__all__ = ["Said", "content", "missing_set", "prepare_all", "read"]
 
 log = structlog.stdlib.get_logger(__name__)
 
-AT_ONCE = 500
-"""Objects between two chances for others: about 5 ms."""
 _PREPARED_AT_ONCE = 16
 _PC = vmodl.query.PropertyCollector
 _Content, _Missing, _Property = _PC.ObjectContent, _PC.MissingProperty, vmodl.DynamicProperty
@@ -49,13 +48,14 @@ async def prepare_all(objects: Iterable[tuple[Mo, tuple[str, ...]]]) -> None:
 
 
 async def _prepare(following: Iterator[tuple[Mo, frozenset[str]]]) -> None:
-    for number, (mo, roots) in enumerate(following):
+    pace = Pace()
+    for mo, roots in following:
         try:
             await mo.prepare(roots)
         except Exception:
             log.exception("an object could not be prepared: a bug of ours", object=mo.moid)
-        if number % AT_ONCE == AT_ONCE - 1:
-            await asyncio.sleep(0)
+        if pace.is_due():
+            await pace.rest()
 
 
 @remember(4096)

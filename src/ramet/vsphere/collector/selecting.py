@@ -10,7 +10,6 @@ An object is visited once for each traversal, whatever circles there are. Object
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +18,7 @@ from ramet.vsphere.collector.plan import Plan, Step
 from ramet.vsphere.collector.reading import prepare_all
 from ramet.vsphere.core.calls import Call
 from ramet.vsphere.core.objects import Mo
+from ramet.vsphere.core.pacing import Pace
 from ramet.vsphere.core.properties import reader
 from ramet.vsphere.core.world import World
 from ramet.vsphere.types import Support, is_a, wire_name
@@ -27,7 +27,6 @@ __all__ = ["Selection", "select"]
 
 OPEN_TO_ALL = ("ServiceInstance", "SessionManager")
 """What may be read before a login."""
-_AT_ONCE = 2000
 
 
 @dataclass(slots=True)
@@ -76,26 +75,24 @@ class _Walk:
             self._queue.append((mo, steps))
 
     async def run(self) -> None:
-        number = 0
+        pace = Pace()
         while self._queue:
             mo, steps = self._queue.popleft()
             for step in steps:
                 if is_a(mo.wire, step.kind) and (mo.moid, id(step)) not in self._seen:
                     self._seen.add((mo.moid, id(step)))
                     self.selection.sources.add(mo.moid)
-                    number += await self._follow(mo, step)
-                    if number > _AT_ONCE:
-                        number = 0
-                        await asyncio.sleep(0)
+                    await self._follow(mo, step)
+                    if pace.is_due():
+                        await pace.rest()
 
-    async def _follow(self, mo: Mo, step: Step) -> int:
+    async def _follow(self, mo: Mo, step: Step) -> None:
         await prepare_all([(mo, (step.path,))])
         references = _references(reader(type(mo), step.path)(mo))
         for reference in references:
             found = self._world.get(reference._moId, self._call)
             if found is not None:
                 self.visit(found, step.steps, step.skip)
-        return len(references)
 
 
 def _references(value: Any) -> Any:

@@ -12,17 +12,17 @@ of clients may follow one filter.
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from ramet.vsphere.collector.marks import differences, is_inside, mark, part_of, parts
 from ramet.vsphere.collector.plan import Plan
-from ramet.vsphere.collector.reading import AT_ONCE, missing_set, prepare_all, read
+from ramet.vsphere.collector.reading import missing_set, prepare_all, read
 from ramet.vsphere.collector.selecting import Selection, select
 from ramet.vsphere.core.calls import Call
 from ramet.vsphere.core.objects import Mo
+from ramet.vsphere.core.pacing import Pace
 from ramet.vsphere.core.updates import Changes
 from ramet.vsphere.core.world import World
 from ramet.vsphere.types import is_a, make, vim, vmodl, wire_name
@@ -113,17 +113,21 @@ class Tracker:
         for moid in suspects:
             entry = self._entries.get(moid)
             if entry is not None and not entry.left:
-                if self._world.get(moid, call) is None:
-                    self._leave(moid, entry)
-                else:
-                    looked.append(entry)
+                looked.append(entry)
         looked.sort(key=lambda entry: entry.number)
-        await prepare_all((entry.mo, entry.paths) for entry in looked)
-        for start in range(0, len(looked), AT_ONCE):
-            for entry in looked[start : start + AT_ONCE]:
+        await prepare_all((entry.mo, entry.paths) for entry in looked if self._is_there(call, entry))
+        pace = Pace()
+        for entry in looked:
+            if self._is_there(call, entry):
                 self._look(call, entry)
-            if start:
-                await asyncio.sleep(0)
+            elif not entry.left:
+                self._leave(entry.mo.moid, entry)
+            if pace.is_due():
+                await pace.rest()
+
+    def _is_there(self, call: Call, entry: News) -> bool:
+        """It may have gone while others were read."""
+        return self._world.get(entry.mo.moid, call) is entry.mo
 
     def _is_reshaped(self, changes: Changes) -> bool:
         selection = self._selection
@@ -215,7 +219,7 @@ class Tracker:
         return found
 
     def update(self, call: Call, entry: News, since: int) -> Any:
-        if entry.left:
+        if entry.left or not self._is_there(call, entry):
             return make(_Update, kind=_Update.Kind.leave, obj=entry.mo.ref)
         said = read(entry.mo, entry.paths, call)
         if entry.entered > since:

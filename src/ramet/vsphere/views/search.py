@@ -6,14 +6,14 @@ between them.
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 from collections.abc import Callable
 from typing import Any
 
-from ramet.vsphere.collector.reading import AT_ONCE, prepare_all
+from ramet.vsphere.collector.reading import prepare_all
 from ramet.vsphere.core.calls import Call
 from ramet.vsphere.core.objects import Mo, operation
+from ramet.vsphere.core.pacing import Pace
 from ramet.vsphere.core.properties import value_at
 from ramet.vsphere.core.world import World
 from ramet.vsphere.types import vim
@@ -116,11 +116,12 @@ class SearchIndex(Mo):
         candidates = self.world.of_kind(vim.VirtualMachine if of_vms else vim.HostSystem)
         await prepare_all((mo, paths) for mo in candidates)
         found = []
-        for number, mo in enumerate(candidates):
+        pace = Pace()
+        for mo in candidates:
             if test(mo) and (datacenter is None or tree.is_below(self.world, mo, datacenter._moId)):
                 found.append(mo.ref)
-            if number % AT_ONCE == AT_ONCE - 1:
-                await asyncio.sleep(0)
+            if pace.is_due():
+                await pace.rest()
         return found
 
 

@@ -7,9 +7,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
+from ramet.vsphere.core.pacing import Pace
 from ramet.vsphere.types import NAMESPACE, Support, fields_of, vmodl, wire_name
 from ramet.vsphere.wire.soap_values import Out, escape, fields_writer, known_kind, writer
 
@@ -24,8 +24,8 @@ _START = (
 )
 _END = "\n</soapenv:Body>\n</soapenv:Envelope>"
 _PC = vmodl.query.PropertyCollector
-_AT_ONCE = 500
-"""Objects that are written between two chances for others: about 5 ms."""
+_LONG = 20
+"""Objects: all properties of one are some milliseconds' work."""
 
 
 def response(info: Any, result: Any, version: str) -> bytes:
@@ -37,10 +37,10 @@ def response(info: Any, result: Any, version: str) -> bytes:
 
 def is_long(result: Any) -> bool:
     if isinstance(result, _PC.UpdateSet):
-        return sum(len(one.objectSet) for one in result.filterSet) > _AT_ONCE
+        return sum(len(one.objectSet) for one in result.filterSet) > _LONG
     if isinstance(result, _PC.RetrieveResult):
-        return len(result.objects) > _AT_ONCE
-    return isinstance(result, Support.Array) and len(result) > _AT_ONCE
+        return len(result.objects) > _LONG
+    return isinstance(result, Support.Array) and len(result) > _LONG
 
 
 async def response_of_many(info: Any, result: Any, version: str) -> bytes:
@@ -76,10 +76,11 @@ async def _write_fields(out: Out, value: Any, version: str, long: str, inner: st
 
 
 async def _write_all(out: Out, write: Any, items: Any) -> None:
-    for start in range(0, len(items), _AT_ONCE):
-        for item in items[start : start + _AT_ONCE]:
-            write(out, item)
-        await asyncio.sleep(0)
+    pace = Pace()
+    for item in items:
+        write(out, item)
+        if pace.is_due():
+            await pace.rest()
 
 
 def _close(out: Out, info: Any) -> bytes:
