@@ -100,6 +100,9 @@ class Workshop:
             self.ramet("vm", "rm", "--force", *vms)
         if networks := set(self.ramet("network", "ls")) - {"default"}:
             self.ramet("network", "rm", *networks)
+        self.ramet("vsphere", "off")
+        if users := self.ramet("user", "ls"):
+            self.ramet("user", "rm", *users)
         if images := set(self.ramet("image", "ls")) - KEPT_IMAGES:
             self.ramet("image", "rm", *images)
 
