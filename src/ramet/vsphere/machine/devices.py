@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ramet.model.machine import Disk, Display, Nic, NicModel, Vm
 from ramet.vsphere import ids
 from ramet.vsphere.inventory.shape import made
-from ramet.vsphere.types import vim
+from ramet.vsphere.types import remember, vim
 
 if TYPE_CHECKING:
     from ramet.vsphere.machine.view import MachineView
@@ -27,6 +27,10 @@ _CARDS = {
     NicModel.VMXNET3: dev.VirtualVmxnet3,
     NicModel.E1000E: dev.VirtualE1000e,
 }
+_CARD_BACKING = dev.VirtualEthernetCard.NetworkBackingInfo
+_CONNECTION = dev.VirtualDevice.ConnectInfo
+_DISK_BACKING = dev.VirtualDisk.FlatVer2BackingInfo
+_SERIAL_BACKING = dev.VirtualSerialPort.FileBackingInfo
 _DISKS_A_CONTROLLER = 15
 _OWN_UNIT = 7
 """The unit of a SCSI bus that is the controller's own."""
@@ -69,7 +73,9 @@ def layer_file(layer_id: str) -> str:
     return f"[{ids.DATASTORE_NAME}] layers/{layer_id}.qcow2"
 
 
+@remember(4096)
 def _info(label: str, summary: str | None = None) -> Any:
+    """The same for all VMs; nobody changes what was made here."""
     return made(vim.Description, label=label, summary=summary or label)
 
 
@@ -133,7 +139,7 @@ def _backing(mo: MachineView, disk: Disk) -> Any:
     backing = None
     for layer_id in reversed(chain):
         backing = made(
-            dev.VirtualDisk.FlatVer2BackingInfo,
+            _DISK_BACKING,
             fileName=layer_file(layer_id),
             datastore=mo.datastore,
             backingObjectId="",
@@ -182,7 +188,7 @@ def _card(mo: MachineView, nic: Nic, index: int) -> Any:
         unitNumber=_OWN_UNIT + nic.index,
         deviceInfo=_info(f"Network adapter {index + 1}", nic.network or "no network"),
         backing=made(
-            dev.VirtualEthernetCard.NetworkBackingInfo,
+            _CARD_BACKING,
             deviceName=nic.network or "",
             useAutoDetect=False,
             network=mo.world.ref(ids.network_moid(nic.network)) if nic.network else None,
@@ -199,7 +205,7 @@ def _card(mo: MachineView, nic: Nic, index: int) -> Any:
 
 def _connectable(connected: bool, at_start: bool) -> Any:
     return made(
-        dev.VirtualDevice.ConnectInfo,
+        _CONNECTION,
         migrateConnect="unset",
         startConnected=at_start,
         allowGuestControl=False,
@@ -211,6 +217,7 @@ def _connectable(connected: bool, at_start: bool) -> Any:
 # -- the rest ----------------------------------------------------------------------------------------------------------
 
 
+@remember(1)
 def _video() -> Any:
     return made(
         dev.VirtualVideoCard,
@@ -226,10 +233,12 @@ def _video() -> Any:
     )
 
 
+@remember(4)
 def _input(kind: Any, key: int, label: str) -> Any:
     return made(kind, key=key, controllerKey=ids.PS2, unitNumber=0, deviceInfo=_info(label))
 
 
+@remember(1)
 def _pointing() -> Any:
     backing = made(
         dev.VirtualPointingDevice.DeviceBackingInfo, deviceName="", useAutoDetect=False, hostPointingDevice="autodetect"
@@ -252,7 +261,7 @@ def _serial(mo: MachineView) -> Any:
         unitNumber=0,
         deviceInfo=_info("Serial port 1", "The console; its text is kept in a file"),
         backing=made(
-            dev.VirtualSerialPort.FileBackingInfo,
+            _SERIAL_BACKING,
             fileName=f"{mo.folder}/console.log",
             datastore=mo.datastore,
             backingObjectId="",
