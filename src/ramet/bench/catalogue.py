@@ -11,6 +11,7 @@ from ramet.bench.cases.identity import identity
 from ramet.bench.cases.idle import idle
 from ramet.bench.cases.many import burst, density
 from ramet.bench.cases.stun import busy, fifty, stun
+from ramet.bench.cases.vsphere import crowd, records, surface
 from ramet.bench.outcome import Case
 from ramet.errors import UsageError
 
@@ -27,6 +28,9 @@ CASES: tuple[Case, ...] = (
     Case("idle", "Memory of an idle clone", idle, ("micro", "debian")),
     Case("density", "Clones alive at once", density, _MICRO),
     Case("identity", "A clone with an identity of its own, on the network", identity, _DEBIAN),
+    Case("vsphere", "A vSphere client reads, and clones out of a pool", surface, _MICRO),
+    Case("vsphere-crowd", "Many vSphere clients at once", crowd, _MICRO),
+    Case("vsphere-records", "An inventory of many VMs, through the vSphere API", records, ()),
 )
 
 

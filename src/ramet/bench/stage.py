@@ -184,7 +184,7 @@ def own_stage(recipes: set[str], tell: Tell, *, quick: bool) -> Iterator[Stage]:
     try:
         tell("guests and daemon")
         stock.furnish(folder / "s", recipes)
-        with _daemon(folder / "s") as client:
+        with daemon(folder / "s") as client:
             client.doctor()  # looks for a working accelerator, which is not to be part of a boot
             stock.remember(folder / "s")
             yield Stage(client, folder / "s", qemu, install_native(folder / "native"), tell, quick)
@@ -206,8 +206,11 @@ def _environment() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _daemon(state_dir: Path) -> Iterator[Client]:
-    """In a session of its own: Ctrl-C is for us, who then end it."""
+def daemon(state_dir: Path, *, clear: bool = True) -> Iterator[Client]:
+    """Of a folder that is furnished; its VMs are removed in the end if `clear`.
+
+    In a session of its own: Ctrl-C is for us, who then end it.
+    """
     ready_r, ready_w = os.pipe()
     log_path = state_dir / "run" / "daemon.log"
     argv = [sys.executable, "-P", "-m", "ramet.serve", "--state", str(state_dir), "--ready-fd", str(ready_w)]
@@ -225,7 +228,8 @@ def _daemon(state_dir: Path) -> Iterator[Client]:
             try:
                 yield client
             finally:
-                _clear(client)
+                if clear:
+                    _clear(client)
     finally:
         process.terminate()
         process.wait(_END_S)
