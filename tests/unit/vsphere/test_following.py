@@ -116,3 +116,8 @@ def test_a_client_that_applies_what_it_is_told_knows_what_there_is(
     steps: list[tuple[str, Any]], is_partial: bool
 ) -> None:
     asyncio.run(follow(steps, is_partial))
+
+
+async def test_a_client_whose_answers_were_lost_hears_that_what_came_back_is_gone() -> None:
+    steps: list[tuple[str, Any]] = [("ask", None), ("remove", 1), ("ask", None), ("add", 1), ("ask again", 0)]
+    await follow([*steps, ("remove", 1), ("ask again", 0)], is_partial=False)

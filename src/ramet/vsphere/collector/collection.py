@@ -147,7 +147,7 @@ class Collection:
                     yield _Item(number, filter_id, tracker, missing=ref)
             for entry in tracker.news(since):
                 # What a client has not met yet stands at its beginning: cut off there, it is met the next time.
-                number = entry.entered if entry.entered > since else entry.number
+                number = entry.entered if entry.entered > since and not entry.left else entry.number
                 yield _Item(number, filter_id, tracker, entry)
 
     async def _filter_set(self, call: Call, items: list[_Item], since: int) -> Any:
@@ -164,7 +164,7 @@ class Collection:
         updates: list[Any] = []
         pace = Pace()
         for item in items:
-            if item.news is not None and (not item.news.left or item.news.entered <= since):
+            if item.news is not None and (not item.news.left or item.news.first <= since):
                 updates.append(tracker.update(call, item.news, since))
             if pace.is_due():
                 await pace.rest()

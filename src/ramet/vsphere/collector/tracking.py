@@ -38,13 +38,15 @@ _Update, _Change = _PC.ObjectUpdate, _PC.Change
 class News:
     """An object's last change. `entered` and `number` are in the same count; `left` says that it is there no more."""
 
-    __slots__ = ("changed", "entered", "faults", "left", "marks", "mo", "number", "paths")
+    __slots__ = ("changed", "entered", "faults", "first", "left", "marks", "mo", "number", "paths")
 
     def __init__(self, mo: Mo, paths: tuple[str, ...]) -> None:
         self.mo = mo
         self.paths = paths
         self.number = 0
         self.entered = 0
+        self.first = 0
+        """When it entered for the first time: since then somebody may know of it."""
         self.left = False
         self.marks: list[Any] = []
         """One for each path; Parts of it when updates are partial."""
@@ -151,9 +153,10 @@ class Tracker:
         return suspects
 
     def _enter(self, moid: str, mo: Mo) -> None:
-        self._entries.pop(moid, None)
+        old = self._entries.pop(moid, None)
         entry = self._entries[moid] = News(mo, self._plan.paths_for(type(mo)) or ())
         entry.entered = entry.number = self._count()
+        entry.first = entry.entered if old is None else old.first
         if is_a(mo.wire, vim.view.View):
             self._views.add(moid)
 
@@ -213,7 +216,7 @@ class Tracker:
         for entry in reversed(self._entries.values()):
             if entry.number <= since:
                 break
-            if not entry.left or entry.entered <= since:
+            if not entry.left or entry.first <= since:
                 found.append(entry)
         found.reverse()
         return found
