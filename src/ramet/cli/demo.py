@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ramet.cli import render
+from ramet.cli import demo_vsphere, render
 from ramet.cli.agent import PAUSE_S, wait_for_agent
 from ramet.cli.demo_guest import (
     FREEZE_COMMAND,
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from ramet.api.client import Client
 
 SOURCE = "origin"
+VSPHERE_NAMES = ("by-script", "by-form")
 SHOWN_CHECKS = ("QEMU", "accelerator", "kernel", "memory")
 BOOT_S = 240.0
 ANSWER_S = 60.0
@@ -131,13 +132,14 @@ class Show:
         self._ask_all("Each clone answers: its own name, and the token from the RAM it shares")
         self._identities()
         self._measure()
+        self._vsphere_clones()
         self._delete_source()
         self._times()
         self._memory()
 
     def _check_names(self) -> None:
         """On a state folder of the user's: nothing there is touched, so nothing there may have the show's names."""
-        wanted = {SOURCE, *self.plan.live_names, *self.plan.frozen_names, *self.plan.many_names}
+        wanted = {SOURCE, *self.plan.live_names, *self.plan.frozen_names, *self.plan.many_names, *VSPHERE_NAMES}
         taken = sorted(wanted & {vm.name for vm in self.client.list_vms()})
         if taken:
             raise ConflictError(
@@ -268,6 +270,29 @@ class Show:
             if memory is not None:
                 self.memory[birth.name] = memory
         self.spent = self.client.memory(now=True).totals
+
+    def _vsphere_clones(self) -> None:
+        """Bare, as clients of that API expect: they are told apart by the key that each was given."""
+        if not demo_vsphere.is_possible():
+            return
+        self._scene(
+            "The same clone once more, by tools for vSphere", f"ramet vsphere on --listen {demo_vsphere.LISTEN}"
+        )
+        script, form = VSPHERE_NAMES
+        self.made += VSPHERE_NAMES
+        with demo_vsphere.opened(self.client) as door:
+            self._typed(f"python -c '… {demo_vsphere.SHOWN}name={script!r}, …)))'    # pyVmomi, unmodified")
+            self._born_by("pyVmomi", script, demo_vsphere.run_script(door, SOURCE, script))
+            self._typed(f"POST https://{door.host}:{door.port}/mob/?method=instantClone  <spec><name>{form}</name>…")
+            self._born_by("browser form", form, demo_vsphere.fill_in_form(door, SOURCE, form))
+
+    def _born_by(self, workflow: str, name: str, running_ms: float) -> None:
+        started = self.clock()
+        self._wait_for_answer(name, ANSWER_S)
+        birth = Birth(name, workflow, None, running_ms, running_ms + self._ms(started))
+        self.births.append(birth)
+        birth.proof = self._prove(birth)
+        self._tell(f"{name} runs after {millis(running_ms)}, and has the token and its own {NAME_KEY}.")
 
     def _delete_source(self) -> None:
         self._scene("Delete the source: nobody depends on it", f"ramet vm rm --force {SOURCE}")

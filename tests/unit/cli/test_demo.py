@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ramet.cli import demo, demo_stage
+from ramet.cli import demo, demo_stage, demo_vsphere
 from ramet.cli.demo_guest import (
     FREEZE_COMMAND,
     FREEZE_FILE,
@@ -27,7 +27,8 @@ from ramet.cli.demo_guest import (
 )
 from ramet.cli.demo_identity import DRAW
 from ramet.clone.customize import numbered_names
-from ramet.errors import GuestError
+from ramet.errors import GuestError, PeerError
+from ramet.model.access import VsphereView
 from ramet.model.host import Image, Network, Task
 from ramet.model.identity import Acknowledgement, Identity, IdentityState, Plan
 from ramet.model.machine import VmState
@@ -71,6 +72,13 @@ class World(FakeClient):
             self.guests[name] = Guest(token=token, name=own, script=script)
         return super().clone_vm(ref, request)
 
+    def clone_by_vsphere(self, door: demo_vsphere.Door, source: str, name: str) -> float:
+        assert (door.port, door.password) == (8443, "made-here")
+        if self.fault == "vsphere":
+            raise PeerError("The pyVmomi script failed: NoPermission")
+        self.clone_vm(source, CloneVm(names=(name,), bare=True, extra_config={NAME_KEY: name}))
+        return 123.0
+
     def show_vm(self, ref: str) -> VmView:
         said = Acknowledgement(generation=f"{ref}-generation", hostname=ref)
         plan = Plan(generation=said.generation, hostname=ref)
@@ -106,8 +114,12 @@ class World(FakeClient):
 
 
 @pytest.fixture
-def world() -> World:
-    return World(networks=[Network(name="default")])
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    view = VsphereView(on=False, url="https://127.0.0.1:8443/", ca_file="/ca.pem")
+    world = World(networks=[Network(name="default")], vsphere_view=view)
+    monkeypatch.setattr(demo_vsphere, "run_script", world.clone_by_vsphere)
+    monkeypatch.setattr(demo_vsphere, "fill_in_form", world.clone_by_vsphere)
+    return world
 
 
 @pytest.fixture(autouse=True)
@@ -128,10 +140,11 @@ def _made(path: Path) -> Path:
 def test_the_whole_show(world: World, tmp_path: Path) -> None:
     result = run(world, "demo")
     assert result.exit_code == 0, result.output
-    *ones, many = [request for _, request in world.asked("clone_vm")]
+    *ones, many, by_script, by_form = [request for _, request in world.asked("clone_vm")]
     names = [request.names[0] for request in ones]
     assert names == ["live-1", "live-2", "live-3", *(f"frozen-{n}" for n in range(1, 6))]
     assert (many.name, many.count) == ("pod-{n}", 12)
+    assert (by_script.names, by_form.names) == (("by-script",), ("by-form",))
     text = result.stdout
     for command in (
         "$ ramet image build debian",
@@ -142,7 +155,7 @@ def test_the_whole_show(world: World, tmp_path: Path) -> None:
     ):
         assert command in text
     assert 'vmware-rpctool "instantclone.freeze" || exit 1' in text
-    assert "20 clones run and answer." in text
+    assert "22 clones run and answer." in text
     assert "times faster" in text
     assert "unique" in text.lower()
     assert result.stderr.strip() == "Clearing the stage."
@@ -160,14 +173,47 @@ def test_the_source_is_gone_before_the_clones_are_asked_again(world: World) -> N
     gone = world.calls.index(("remove_vm", "origin", True))
     later = [call[1] for call in world.calls[gone:] if call[0] == "exec_in_vm"]
     pods = [f"pod-{n}" for n in range(1, 13)]
-    assert later == ["live-1", "live-2", "live-3", *(f"frozen-{n}" for n in range(1, 6)), *pods]
+    assert later == ["live-1", "live-2", "live-3", *(f"frozen-{n}" for n in range(1, 6)), *pods, *demo.VSPHERE_NAMES]
 
 
 def test_an_image_that_is_there_is_not_built(world: World) -> None:
     world.images = [Image(name="micro", recipe="micro")]
     run(world, "demo", "--micro", "--live", "1", "--frozen", "1", "--many", "0")
     assert world.asked("build_image") == []
-    assert len(world.asked("clone_vm")) == 2
+    assert len(world.asked("clone_vm")) == 2 + len(demo.VSPHERE_NAMES)
+
+
+def test_vsphere_clients_are_served_for_their_scene_alone(world: World) -> None:
+    run(world, "demo", "--micro")
+    assert [request.on for (request,) in world.asked("set_vsphere")] == [True, False]
+    ((request,),) = world.asked("add_user")
+    assert (request.name, request.role.value) == ("ramet-demo", "operator")
+    assert world.asked("remove_user") == [("ramet-demo",)]
+
+
+def test_a_port_that_is_open_stays_open(world: World) -> None:
+    world.vsphere_view = world.vsphere_view.changed(on=True)
+    run(world, "demo", "--micro")
+    assert world.asked("set_vsphere") == []
+    assert world.asked("remove_user") == [("ramet-demo",)]
+
+
+def test_a_script_that_fails_ends_the_show_and_leaves_no_user(world: World) -> None:
+    world.fault = "vsphere"
+    result = run(world, "demo", "--micro")
+    assert result.exit_code == 1
+    assert "The pyVmomi script failed: NoPermission" in result.stderr
+    assert [request.on for (request,) in world.asked("set_vsphere")] == [True, False]
+    assert world.asked("remove_user") == [("ramet-demo",)]
+    assert world.vms == {}
+
+
+def test_without_pyvmomi_the_scene_is_left_out(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo_vsphere, "is_possible", lambda: False)
+    result = run(world, "demo", "--micro")
+    assert result.exit_code == 0, result.output
+    assert world.asked("set_vsphere") == []
+    assert "20 clones run and answer." in result.stdout
 
 
 def test_without_port_groups_the_guest_has_user_networking(world: World) -> None:
@@ -239,7 +285,7 @@ def test_a_vm_that_cannot_be_removed_does_not_keep_the_others(world: World) -> N
 
 def test_keep_leaves_the_clones_and_says_where(world: World, tmp_path: Path) -> None:
     result = run(world, "demo", "--micro", "--keep", "--live", "1", "--frozen", "1", "--many", "1")
-    assert set(world.vms) == {"live-1", "frozen-1", "pod-1"}
+    assert set(world.vms) == {"live-1", "frozen-1", "pod-1", *demo.VSPHERE_NAMES}
     assert f"ramet --state {tmp_path}/stage vm ls" in result.stdout
     assert (tmp_path / "stage").exists()
 
@@ -265,6 +311,8 @@ def test_json_has_the_numbers_alone(world: World) -> None:
         *["live"] * 3,
         *["frozen"] * 5,
         *["frozen, at once"] * 12,
+        "pyVmomi",
+        "browser form",
     ]
     assert len({one["random"] for one in data["identities"]}) == 20
     assert data["machines"][1]["stun_ms"] == 14
