@@ -15,6 +15,7 @@ import pytest_asyncio
 
 from ramet.host.service import Host
 from ramet.host.settings import Settings
+from tests.guest.faults import unruly
 from tests.guest.faults.stage import Stage
 from tests.guest.faults.table import cases, perform
 from tests.guest.faults.workflows import WORKFLOWS
@@ -24,6 +25,8 @@ ALL = os.environ.get("RAMET_TEST_FAULTS") == "all"
 TABLE = os.environ.get("RAMET_TEST_FAULTS_TABLE")
 """Where what came of each case is written, a line of JSON each. Cases that stand in it already are passed over."""
 DISK_MIB = 1024
+UNRULY = "misbehaves"
+"""In the table, in the place of a step."""
 
 
 def some() -> Iterator[tuple[str, str, str]]:
@@ -82,12 +85,14 @@ async def theatre(host: Host, checker: Path) -> AsyncIterator[Theatre]:
     await theatre.close()
 
 
-def due() -> list[tuple[str, str, str]]:
-    if not ALL:
-        return list(some())
+def written() -> set[tuple[str, str, str]]:
+    """The cases that stand in the table already."""
     rows = Path(TABLE).read_text().splitlines() if TABLE and Path(TABLE).exists() else []
-    done = {tuple(json.loads(row)[:3]) for row in rows}
-    return [case for case in cases() if case not in done]
+    return {(row[0], row[1], row[2]) for row in map(json.loads, rows)}
+
+
+def due() -> list[tuple[str, str, str]]:
+    return [case for case in cases() if case not in written()] if ALL else list(some())
 
 
 @pytest.mark.timeout(400)
@@ -103,6 +108,31 @@ async def test_a_fault(theatre: Theatre, name: str, step: str, fault: str, monke
             await theatre.close()
         raise
     note(name, step, fault, outcome)
+
+
+def unruly_cases() -> list[tuple[str, str]]:
+    """Each behaviour once, each time in another workflow; or all."""
+    every = list(unruly.cases())
+    if not ALL:
+        return [case for number, case in enumerate(every) if number % (len(unruly.BEHAVIOURS) + 1) == 0]
+    return [case for case in every if (case[0], UNRULY, case[1]) not in written()]
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(("name", "behaviour"), unruly_cases(), ids=str)
+@pytest.mark.asyncio(loop_scope="session")
+async def test_a_guest_that_misbehaves(
+    theatre: Theatre, name: str, behaviour: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = await theatre.stage()
+    try:
+        outcome = await unruly.perform(stage, name, behaviour, monkeypatch)
+    except BaseException as exc:
+        note(name, UNRULY, behaviour, "failed", str(exc)[:500])
+        with contextlib.suppress(Exception):
+            await theatre.close()
+        raise
+    note(name, UNRULY, behaviour, outcome)
 
 
 def note(*row: str) -> None:

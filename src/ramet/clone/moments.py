@@ -104,7 +104,7 @@ async def take(live: LiveMachine, turns: tuple[DiskTurn, ...], requests: Sequenc
         await _flush(live, turns)
         await blocks.add_overlays(live, overlays_of(turns))
         with _memory_file(f"moment-{live.id}") as state_fd:
-            async with _quiet(live) as drain:
+            async with _quiet(live, hold=hold) as drain:
                 untouched = False
                 return await _stun_and_record(live, turns, requests, state_fd, drain, resident, hold)
     except BaseException:
@@ -224,20 +224,26 @@ async def _flush(live: LiveMachine, turns: tuple[DiskTurn, ...]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _quiet(live: LiveMachine) -> AsyncIterator[Callable[[], None]]:
-    """No agent command under way and no reply half sent at the stun; yields what drains guest RPC after the stop."""
+async def _quiet(live: LiveMachine, *, hold: bool) -> AsyncIterator[Callable[[], None]]:
+    """No agent command under way and no reply half sent at the stun; yields what drains guest RPC after the stop.
+
+    With `hold`, and without an error, that lasts until the guest is let go.
+    """
     async with contextlib.AsyncExitStack() as stack:
         if live.has_agent:
             await stack.enter_async_context(live.agent.quiet())
         rpc = live.rpc  # the VM's is gone when its QEMU ends meanwhile
-        if rpc is None:
-            yield lambda: None
-            return
-        await rpc.quiesce()
+        if rpc is not None:
+            await rpc.quiesce()
         try:
-            yield rpc.drain
-        finally:
-            rpc.resume()
+            yield rpc.drain if rpc is not None else lambda: None
+        except BaseException:
+            live.let_guest_go()
+            raise
+        if hold:
+            live.hold_guest()
+        else:
+            live.let_guest_go()
 
 
 async def _after_failed_stun(live: LiveMachine, turns: tuple[DiskTurn, ...], error: RametError) -> None:

@@ -85,7 +85,17 @@ async def _freeze_file_systems(live: LiveMachine) -> None:
         await live.agent.freeze_file_systems(timeout_s=FS_TIMEOUT_S)
     except BaseException:
         with contextlib.suppress(RametError, OSError):
-            await asyncio.shield(live.agent.thaw_file_systems(timeout_s=FS_TIMEOUT_S))
+            await asyncio.shield(_thaw_file_systems(live))
+        raise
+
+
+async def _thaw_file_systems(live: LiveMachine) -> None:
+    """An agent that is stuck may have the freeze still before it: it is to find the thaw behind that."""
+    try:
+        await live.agent.thaw_file_systems(timeout_s=FS_TIMEOUT_S)
+    except (RametError, OSError):
+        with contextlib.suppress(RametError, OSError):
+            await live.agent.tell("guest-fsfreeze-thaw")
         raise
 
 
@@ -100,7 +110,7 @@ async def wake(live: LiveMachine, done: Quiesced) -> list[str]:
     problems = []
     if done.file_systems:
         try:
-            await live.agent.thaw_file_systems(timeout_s=FS_TIMEOUT_S)
+            await _thaw_file_systems(live)
         except (RametError, OSError) as exc:
             problems.append(f"The guest's file systems may still be frozen: {exc}")
     if done.hooks:

@@ -228,7 +228,10 @@ async def _in_qemus_words(live: LiveMachine, process: QemuProcess, error: QemuEr
     """A QEMU that refuses a state ends (before 9.1), and says why in its log, which goes with the clone."""
     with contextlib.suppress(DeadlineError):
         await process.wait_exit(2.0)
-        return QemuError(f"The QEMU of {live.name!r} did not take over the moment: {process.exit_reason()}.")
+        return QemuError(
+            f"The QEMU of {live.name!r} did not take over the moment: {process.exit_reason()}.",
+            hint="If its source is frozen, thaw it and freeze it again; else try again.",
+        )
     return error
 
 

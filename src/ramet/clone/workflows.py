@@ -187,7 +187,10 @@ async def _freeze(live: LiveMachine, moment_id: str, *, trust_pristine: bool) ->
         reach("freeze.recorded")
         await live.move(Operation.FREEZE, moment_id=moment.id)
     except BaseException:
-        await live.qmp.cont()
+        try:
+            await live.qmp.cont()
+        finally:
+            live.let_guest_go()
         await live.rooms.book.drop_moment(moment_id)
         raise
     return moment

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ramet.errors import DeadlineError, GuestError, RametError, UsageError
 from ramet.guest.agent_wire import MAX_ANSWER_BYTES, OUT_OF_ORDER, AgentWire
+from ramet.guest.ssh_keys import ADD_KEYS
 
 T = TypeVar("T")
 
@@ -168,6 +169,7 @@ class Agent:
         self._lock = asyncio.Lock()
         self._wire: AgentWire | None = None
         self._why_held: Callable[[], RametError] | None = None
+        self._busy = False
 
     async def connect(self) -> None:
         """Connect now, and say nothing. While nobody is connected to its port the agent in the guest looks ten times a
@@ -176,7 +178,7 @@ class Agent:
             await self._connected()
 
     async def close(self) -> None:
-        """Drop the connection; a command that is under way on it fails with `GuestError`."""
+        """Drop the connection; what is under way on it fails with `GuestError`."""
         if self._wire is not None:
             self._wire.interrupt()
         async with self._lock:
@@ -240,6 +242,8 @@ class Agent:
         return _PATIENCE * self._timeout_s if answered else self._timeout_s
 
     async def _exchange(self, name: str, arguments: dict[str, Any], max_bytes: int) -> dict[str, Any]:
+        self._check_held()
+        self._busy = True
         try:
             wire = await self._connected()
             self._check_held()
@@ -251,6 +255,8 @@ class Agent:
             if isinstance(exc, GuestError):  # it may have been interrupted because of that
                 self._check_held()
             raise
+        finally:
+            self._busy = False
 
     async def _connected(self) -> AgentWire:
         if self._wire is not None and self._wire.has_ended:  # while nobody used it
@@ -264,7 +270,13 @@ class Agent:
         if wire is not None:
             wire.close()
 
-    # Commands
+    async def tell(self, name: str) -> None:
+        """Say a command, and wait for no answer: an agent that is stuck finds it when it goes on."""
+        async with asyncio.timeout(_CLEANUP_S), self._lock:
+            try:
+                await (await self._connected()).send(name, {})
+            finally:
+                self._drop()
 
     async def ping(self, *, timeout_s: float | None = None) -> None:
         """Returns when the agent answers; with a long `timeout_s` it waits for a guest that is starting.
@@ -484,19 +496,4 @@ class Agent:
         except GuestError as error:
             if error.fields.get("error_class") != "CommandNotFound":
                 raise
-            await self.shell(_ADD_KEYS, user, "\n".join(keys), timeout_s=self._timeout_s)
-
-
-_ADD_KEYS = """
-set -e
-home=$(awk -F: -v user="$1" '$1 == user { print $6 }' /etc/passwd)
-[ -n "$home" ] || { echo "no user $1" >&2; exit 1; }
-umask 077
-mkdir -p "$home/.ssh"
-file=$home/.ssh/authorized_keys
-touch "$file"
-printf '%s\\n' "$2" | while IFS= read -r key; do
-    grep -qxF -e "$key" "$file" || printf '%s\\n' "$key" >>"$file"
-done
-chown -R "$1" "$home/.ssh"
-"""
+            await self.shell(ADD_KEYS, user, "\n".join(keys), timeout_s=self._timeout_s)

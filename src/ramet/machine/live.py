@@ -213,17 +213,24 @@ class LiveMachine:
         state = next_state(before, cause, name=self.name)
         await self.change(fact=cause in _FACTS, state=state, **update)
         if state is not before:
-            self._tell_agent()
+            if state is VmState.FROZEN:
+                self.hold_guest()
+            elif before is VmState.FROZEN:
+                self.let_guest_go()
             self.rooms.book.emit("vm.state", f"{self.name} is {state.value}.", self.vm, before=before.value)
         return self.vm
 
-    def _tell_agent(self) -> None:
-        """Nobody is to wait for an answer out of a guest that stands still."""
+    def hold_guest(self) -> None:
+        """It stands still: nothing is read from it, said to it, or waited for, until `let_guest_go`."""
         if self._agent is not None:
-            if self.vm.state is VmState.FROZEN:
-                self._agent.hold(self._froze)
-            else:
-                self._agent.release()
+            self._agent.hold(self._froze)
+
+    def let_guest_go(self) -> None:
+        """It goes on, or goes on where it stood."""
+        if self._agent is not None:
+            self._agent.release()
+        if self._rpc is not None:
+            self._rpc.resume()
 
     def _froze(self) -> StateError:
         return StateError(

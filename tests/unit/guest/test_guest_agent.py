@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from ramet.errors import DeadlineError, GuestError, StateError, UsageError
+from ramet.guest import agent_wire
 from ramet.guest.agent import Agent, ExecOutcome, ShutdownMode
 from ramet.guest.agent_wire import MAX_ANSWER_BYTES
 from ramet.testing.fake_agent import FakeAgent, FakeRefusalError
@@ -173,8 +174,11 @@ async def test_hostile_answers_are_guest_errors(fake: FakeAgent, agent: Agent, c
     await agent.ping()
 
 
-async def test_endless_noise_before_the_answer_ends(fake: FakeAgent, agent: Agent) -> None:
-    fake.greeting = (b"\xff" + b"x" * (1 << 20) + b"\n") * 129
+async def test_endless_noise_before_the_answer_ends(
+    fake: FakeAgent, agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_wire, "_MAX_NOISE_BYTES", 4 << 20)
+    fake.greeting = (b"\xff" + b"x" * (1 << 20) + b"\n") * 5
     with pytest.raises(GuestError, match="step"):
         await agent.ping()
 
@@ -184,6 +188,7 @@ async def test_an_agent_that_babbles_does_not_keep_others_from_their_turn(
     agent: Agent, monkeypatch: pytest.MonkeyPatch, said: bytes
 ) -> None:
     """A socket that always has something to read never makes its reader wait."""
+    monkeypatch.setattr(agent_wire, "_MAX_NOISE_BYTES", 16 << 20)
     reads = 0
 
     async def always(sock: socket.socket, size: int) -> bytes:
@@ -282,6 +287,17 @@ async def test_a_guest_that_stands_still_is_not_waited_for(fake: FakeAgent, agen
             await command
     agent.release()
     await agent.ping()
+
+
+async def test_an_idle_connection_outlives_a_guest_that_stands_still(fake: FakeAgent, agent: Agent) -> None:
+    """Its end would have QEMU change the memory of a guest whose devices are saved."""
+    await agent.ping()
+    agent.hold(lambda: StateError("It froze."))
+    with pytest.raises(StateError):
+        await agent.ping()
+    agent.release()
+    await agent.ping()
+    assert fake.connections == 1
 
 
 async def test_a_command_under_way_ends_when_the_guest_stands_still(fake: FakeAgent, agent: Agent) -> None:
