@@ -3,6 +3,7 @@
     facts.addresses(vm) -> {nic_id: address}     # by lease, or as seen on the wire
     facts.seen(vm) -> GuestSeen or None          # of the process that runs now; None: not asked yet
     await facts.prepare(vm)                      # somebody reads it: waits a moment for what is not known at all
+    facts.goes_down(vm)                          # its guest was asked to end: what it said before is no longer true
     await facts.run()                            # until cancelled
 
 An agent is a guest's, and may be slow or silent; one command at a time reaches it, and a clone's stun waits for that
@@ -101,6 +102,11 @@ class GuestFacts:
         found = self._seen.get(vm.id)
         return found if found is not None and vm.process is not None and found.process == vm.process else None
 
+    def goes_down(self, vm: Vm) -> None:
+        """Clients wait for its tools to end and come back: one that looks every 15 s must not miss that between."""
+        self._seen[vm.id] = GuestSeen(time.monotonic(), vm.process, answers=False)
+        self._touch(vm.id)
+
     # -- somebody looks --------------------------------------------------------------------------------------------
 
     async def prepare(self, vm: Vm) -> None:
@@ -109,7 +115,9 @@ class GuestFacts:
         self._wanted[vm.id] = time.monotonic()
         waits = [self._read_leases_soon()] if time.monotonic() - self._leases_at > FRESH_S else []
         if vm.state is VmState.RUNNING and self.seen(vm) is None:
-            waits.append(self._ask_soon(vm.id))
+            is_crowded = len(self._asking) >= AT_ONCE  # a list of many guests waits for the first few only
+            asked = self._ask_soon(vm.id)
+            waits += [] if is_crowded else [asked]
         pending = [one for one in waits if one is not None and not one.done()]
         if pending:
             await asyncio.wait(pending, timeout=PATIENCE_S)

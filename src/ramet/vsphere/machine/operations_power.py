@@ -9,6 +9,7 @@ from ramet.model.machine import VmState
 from ramet.model.requests import StopVm
 from ramet.vsphere.core.calls import Call
 from ramet.vsphere.core.objects import operation
+from ramet.vsphere.machine.guest_facts import GuestFacts
 from ramet.vsphere.machine.long_work import show
 from ramet.vsphere.machine.operations_base import MachineOperations
 from ramet.vsphere.machine.refusals import power_state, refusing
@@ -49,7 +50,9 @@ class PowerOperations(MachineOperations):
         """A power cycle; a frozen VM loses its frozen state, as in the original."""
         with refusing(self, "poweredOn"):
             self._require_on("reset")
+            before = self.record
             task = await self.host.restart_vm(self.vm_id, hard=True)
+            self.world.part(GuestFacts).goes_down(before)
         return await show(self, call, "ResetVM_Task", task, requested="poweredOn")
 
     @operation("TerminateVM")
@@ -64,14 +67,18 @@ class PowerOperations(MachineOperations):
         with refusing(self, "poweredOff"):
             self._require_on("shut down")
             await self._require_agent()
+            before = self.record
             await self.host.stop_vm(self.vm_id, StopVm(timeout_s=SHUTDOWN_TIMEOUT_S))
+            self.world.part(GuestFacts).goes_down(before)
 
     @operation("RebootGuest")
     async def reboot_guest(self, call: Call) -> None:
         with refusing(self, "poweredOn"):
             self._require_on("reboot")
             await self._require_agent()
+            before = self.record
             await self.host.restart_vm(self.vm_id)
+            self.world.part(GuestFacts).goes_down(before)
 
     @operation("StandbyGuest", partial="the VM is suspended, the guest is not asked to sleep")
     async def standby_guest(self, call: Call) -> None:
