@@ -83,6 +83,7 @@ class Users:
         self._lockout = Lockout(limits.failures, limits.window_s, limits.lock_s)
         self._key = secrets.token_bytes(32)
         self._proven: dict[str, _Proof] = {}
+        self._verifying: dict[bytes, asyncio.Future[bool]] = {}
         self._gone: list[Callable[[str], None]] = []
         self._changing = asyncio.Lock()
 
@@ -176,12 +177,26 @@ class Users:
             await self.hasher.verify_nobody(password)
             return None
         if self.now() < user.locked_until:
-            return None  # not even looked at: who guesses learns nothing from it
+            await self.hasher.verify_nobody(password)  # the time that it takes tells nothing either
+            return None
         if self._is_proven(user, password):
             self._lockout.succeeded(user.name)
             return user
-        right = await self.hasher.verify(user.password_hash, password)
-        return await self._judge(user, right, password)
+        return await self._judge(user, await self._verify(user, password), password)
+
+    async def _verify(self, user: User, password: str) -> bool:
+        """Clients that log in at the same moment with the same words cost one verification."""
+        digest = self._digest(user, password)
+        work = self._verifying.get(digest)
+        if work is None:
+            work = self._verifying[digest] = asyncio.ensure_future(self.hasher.verify(user.password_hash, password))
+            work.add_done_callback(lambda done: self._verified(digest, done))
+        return await asyncio.shield(work)
+
+    def _verified(self, digest: bytes, done: asyncio.Future[bool]) -> None:
+        self._verifying.pop(digest, None)
+        if not done.cancelled():
+            done.exception()  # whoever waits has it; with nobody there it is of no interest
 
     async def _judge(self, before: User, right: bool, password: str) -> User | None:
         """It may have been removed, changed or locked while the password was verified."""

@@ -35,7 +35,8 @@ class PlainHasher(Hasher):
         return f"hash of {password}"
 
     async def verify(self, hashed: str, password: str) -> bool:
-        await asyncio.sleep(0)
+        for _ in range(3):
+            await asyncio.sleep(0)
         return hashed == f"hash of {password}"
 
 
@@ -209,6 +210,28 @@ async def test_a_password_that_was_right_is_known_for_a_while_without_hashing() 
     clock.now += 301
     assert await users.check("eve", "correct horse")
     assert verified == 3
+
+
+async def test_many_logins_of_one_user_at_once_cost_one_verification() -> None:
+    users = made()
+    await users.add(request("eve"))
+    verified: list[str] = []
+    verify = users.hasher.verify
+
+    async def counted(hashed: str, password: str) -> bool:
+        verified.append(password)
+        return await verify(hashed, password)
+
+    users.hasher.verify = counted  # type: ignore[method-assign]
+    found = await asyncio.gather(*(users.check("eve", "correct horse") for _ in range(64)))
+    assert all(found)
+    assert verified == ["correct horse"]
+    impatient = asyncio.ensure_future(users.check("eve", "wrong"))
+    patient = asyncio.ensure_future(users.check("eve", "wrong"))
+    await asyncio.sleep(0)
+    impatient.cancel()
+    assert await patient is None
+    assert users._verifying == {}
 
 
 async def test_wrong_passwords_lock_and_time_or_an_administrator_unlocks() -> None:

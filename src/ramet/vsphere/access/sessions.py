@@ -22,6 +22,7 @@ from typing import Any
 
 import structlog
 
+from ramet.errors import BusyError
 from ramet.host.audit import Audit
 from ramet.host.users import Users
 from ramet.model.access import Role, User
@@ -94,8 +95,11 @@ class Sessions:
     # -- in ----------------------------------------------------------------------------------------------------------
 
     async def login(self, user_name: str, password: str, *, peer: str = "", user_agent: str = "") -> UserSession:
-        """vim.fault.InvalidLogin, whatever is wrong; a SystemError when there are too many sessions."""
-        user = await self._users.check(user_name, password)
+        """vim.fault.InvalidLogin, whatever is wrong; a SystemError when there are too many sessions, or logins."""
+        try:
+            user = await self._users.check(user_name, password)
+        except BusyError as exc:
+            raise vmodl.fault.SystemError(reason="Busy.", msg=str(exc)) from exc
         if user is None:
             self._audit.note("session.login", user=user_name, via="vsphere", peer=peer, result="InvalidLogin")
             raise invalid_login()
