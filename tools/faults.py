@@ -17,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from tests.guest.faults import unruly  # noqa: E402
 from tests.guest.faults.blows import FAULTS  # noqa: E402
 from tests.guest.faults.table import cases  # noqa: E402
 from tests.guest.faults.workflows import WORKFLOWS  # noqa: E402
@@ -35,7 +36,7 @@ def read(path: Path) -> Outcomes:
 
 def tables(outcomes: Outcomes) -> Iterator[str]:
     """A sentence of how many, and a table for each workflow."""
-    known = list(cases())
+    known = [*cases(), *((name, unruly.STEP, behaviour) for name, behaviour in unruly.cases())]
     run = [case for case in known if case in outcomes]
     failed = [case for case in run if outcomes[case] == "failed"]
     yield f"{len(known)} cases; {len(run)} were run, and after {len(run) - len(failed)} of them nothing was wrong.\n"
@@ -46,6 +47,11 @@ def tables(outcomes: Outcomes) -> Iterator[str]:
         for step in flow.steps:
             cells = [_cell(outcomes, mine, (name, step, fault)) for fault in faults]
             yield f"| `{step}` | {' | '.join(cells)} |\n"
+    yield f"\n**guests that misbehave**\n\n| workflow | {' | '.join(unruly.BEHAVIOURS)} |\n"
+    yield f"|---|{'---|' * len(unruly.BEHAVIOURS)}\n"
+    for name in unruly.WORKFLOWS:
+        row = [(name, unruly.STEP, behaviour) for behaviour in unruly.BEHAVIOURS]
+        yield f"| {name} | {' | '.join(_cell(outcomes, set(row), case) for case in row)} |\n"
 
 
 def _cell(outcomes: Outcomes, mine: set[tuple[str, str, str]], case: tuple[str, str, str]) -> str:

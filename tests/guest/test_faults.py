@@ -25,8 +25,6 @@ ALL = os.environ.get("RAMET_TEST_FAULTS") == "all"
 TABLE = os.environ.get("RAMET_TEST_FAULTS_TABLE")
 """Where what came of each case is written, a line of JSON each. Cases that stand in it already are passed over."""
 DISK_MIB = 1024
-UNRULY = "misbehaves"
-"""In the table, in the place of a step."""
 
 
 def some() -> Iterator[tuple[str, str, str]]:
@@ -115,7 +113,7 @@ def unruly_cases() -> list[tuple[str, str]]:
     every = list(unruly.cases())
     if not ALL:
         return [case for number, case in enumerate(every) if number % (len(unruly.BEHAVIOURS) + 1) == 0]
-    return [case for case in every if (case[0], UNRULY, case[1]) not in written()]
+    return [case for case in every if (case[0], unruly.STEP, case[1]) not in written()]
 
 
 @pytest.mark.timeout(400)
@@ -128,11 +126,11 @@ async def test_a_guest_that_misbehaves(
     try:
         outcome = await unruly.perform(stage, name, behaviour, monkeypatch)
     except BaseException as exc:
-        note(name, UNRULY, behaviour, "failed", str(exc)[:500])
+        note(name, unruly.STEP, behaviour, "failed", str(exc)[:500])
         with contextlib.suppress(Exception):
             await theatre.close()
         raise
-    note(name, UNRULY, behaviour, outcome)
+    note(name, unruly.STEP, behaviour, outcome)
 
 
 def note(*row: str) -> None:

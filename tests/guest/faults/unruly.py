@@ -32,6 +32,8 @@ PROMPT_S = 10.0
 """What has nothing to do with the guest that misbehaves takes no longer, on a machine that does other things."""
 MOST_GROWTH = 96 << 20
 """Of this process, which the daemon is a part of, in bytes."""
+STEP = "misbehaves"
+"""What stands in the table of what came of it, in the place of a step."""
 _CONSOLE_S = 30.0
 _SHORT_S = 3.0
 _SCRIPT = Path(__file__).with_name("unruly.sh")

@@ -23,7 +23,8 @@ begin_flood() {
 freeze_if_asked() {
     [ -e /run/freeze ] || return 0
     rm /run/freeze
-    printf '\nf%s p instantclone.freeze\n' "$$" >&3
+    # Again and again: who floods is refused much. One of them is carried out, the others are the same request.
+    awk -v id="f$$" 'BEGIN { print ""; for (i = 0; i < 1500; i++) print id " p instantclone.freeze" }' >&3
 }
 
 case $1 in
