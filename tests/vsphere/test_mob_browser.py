@@ -1,11 +1,16 @@
-"""The Managed Object Browser in a real browser: log in, find a VM, clone it, follow the task, open the clone."""
+"""The Managed Object Browser in a real browser: log in, find a VM, clone it, follow the task, open the clone.
+
+And the same guest once more, cloned over the automation API: booted guests are dear.
+"""
 
 from __future__ import annotations
 
 import shutil
+import ssl
 import tempfile
 from pathlib import Path
 
+import httpx
 import pytest
 
 from ramet.host.selftest import finish
@@ -36,6 +41,7 @@ async def test_a_person_clones_a_vm(tmp_path: Path) -> None:
                 await page.go(url.replace("https://", f"https://{WHO}@") + "/mob/")
                 await _clone(page)
                 await _look_around(page)
+            await _clone_by_rest(url, str(host.access.vsphere().ca_file))
             await host.stop_all_vms()
         assert not left_behind(state)
     finally:
@@ -75,6 +81,22 @@ async def _clone(page: Page) -> None:
     await page.click("css selector", ".note p:last-of-type a")
     assert await page.text("h1") == "kid"
     assert "poweredOn" in await page.text(".sub")
+
+
+async def _clone_by_rest(url: str, ca_file: str) -> None:
+    context = ssl.create_default_context(cafile=ca_file)
+    async with httpx.AsyncClient(base_url=url, verify=context, timeout=120, trust_env=False) as client:
+        secret = (await client.post("/api/session", auth=("root", "correct horse"))).json()
+        client.headers["vmware-api-session-id"] = secret
+        (source,) = (await client.get("/api/vcenter/vm?names=source")).json()
+        spec = {"source": source["vm"], "name": "rest", "disconnect_all_nics": True}
+        answer = await client.post("/api/vcenter/vm?action=instant-clone", json=spec)
+        assert answer.status_code == 200, answer.text
+        info = (await client.get(f"/api/vcenter/vm/{answer.json()}")).json()
+        assert (info["name"], info["power_state"]) == ("rest", "POWERED_ON")
+        assert info["nics"]["4000"]["state"] == "NOT_CONNECTED"
+        again = await client.post("/rest/vcenter/vm?action=instant-clone", json={"spec": spec})
+        assert again.json()["type"] == "com.vmware.vapi.std.errors.already_exists"
 
 
 async def _look_around(page: Page) -> None:

@@ -68,4 +68,4 @@ def _footer() -> Markup:
 
 def note(tone: str, head: str, *body: Child) -> Markup:
     """A box that stands out: what a method answered, how a task stands."""
-    return tag("section", tag("h2", head), join(body), class_=f"note {tone}", role="status")
+    return tag("section", tag("h2", head), join(body), class_=f"note {tone}".strip(), role="status")

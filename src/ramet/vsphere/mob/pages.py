@@ -97,7 +97,7 @@ class Pages:
             tag("h1", name),
             tag("p", f"returns {_returns(info)}", class_="sub"),
             None if outcome is None else self._outcome(name, outcome),
-            None if info.wsdlName in mo.operations else _not_here(info),
+            _limits(mo, info),
             tag("h2", "Parameters"),
             form(self.world, info, nonce, typed),
             _back(mo),
@@ -188,7 +188,7 @@ _QUICK = {
 
 def _is_here(mo: Mo, method: str) -> bool:
     info = find_method(mo.wire, method)
-    return info is not None and info.wsdlName in mo.operations
+    return info is not None and _is_offered(mo, info)
 
 
 def _address(mo: Mo) -> Markup | None:
@@ -212,14 +212,25 @@ def _returns(info: Any) -> str:
     return "void" if kind is None or kind is Support.NoneType else shown_type(kind)
 
 
-def _not_here(info: Any) -> Markup:
-    return note("busy", "Not supported", tag("p", f"This server answers {info.wsdlName} with the fault NotSupported."))
+def _limits(mo: Mo, info: Any) -> Markup | None:
+    """What this server has not of a method; None when it has all of it."""
+    operation = mo.operations.get(info.wsdlName)
+    if operation is None:
+        return note("busy", "Not supported", tag("p", f"This server answers {info.wsdlName} with NotSupported."))
+    if operation.refusal:
+        return note("busy", "Not supported", tag("p", operation.refusal))
+    return note("", "Supported in part", tag("p", operation.partial)) if operation.partial else None
+
+
+def _is_offered(mo: Mo, info: Any) -> bool:
+    operation = mo.operations.get(info.wsdlName)
+    return operation is not None and not operation.refusal
 
 
 def _methods(mo: Mo) -> list[Child]:
     infos = sorted(mo.wire._GetMethodList(), key=method_name)
-    here = [info for info in infos if info.wsdlName in mo.operations]
-    others = [info for info in infos if info.wsdlName not in mo.operations]
+    here = [info for info in infos if _is_offered(mo, info)]
+    others = [info for info in infos if not _is_offered(mo, info)]
     found: list[Child] = [tag("h2", "Methods", id="methods")]
     found.append(_method_table(mo, here, "Methods") if here else tag("p", "None.", class_="sub"))
     if others:
