@@ -13,7 +13,7 @@ from ramet.errors import GuestError
 from ramet.guest.agent import Address, Interface, OsInfo
 from ramet.host.service import Host
 from ramet.model.machine import Accelerator, Machine, Nic, Process, Vm, VmState
-from ramet.vsphere.machine.guest_facts import LONGEST_S, STEADY_S, GuestFacts
+from ramet.vsphere.machine.guest_facts import AT_ONCE, LONGEST_S, STEADY_S, GuestFacts
 
 
 def process(pid: int = 1) -> Process:
@@ -40,6 +40,15 @@ class FakeAgent:
 
     async def os_info(self) -> OsInfo:
         return OsInfo(id="debian", version_id="12")
+
+
+class StuckAgent(FakeAgent):
+    """Says nothing until it is let go."""
+
+    async def interfaces(self) -> list[Interface]:
+        self.asked += 1
+        await asyncio.Event().wait()
+        return []
 
 
 @dataclass
@@ -196,3 +205,17 @@ async def test_nobody_looks_and_nobody_is_asked(running: Running) -> None:
     del running.host.machines[live.vm.id]
     running.facts._turn()
     assert running.facts._wanted == {}
+
+
+async def test_a_list_of_silent_guests_waits_for_the_first_few_only(running: Running) -> None:
+    lives = [running.host.put(f"vm-{n}") for n in range(AT_ONCE + 3)]
+    for live in lives:
+        live.agent = StuckAgent()
+    await running.facts._read_leases()
+    first = [asyncio.create_task(running.facts.prepare(live.vm)) for live in lives[:AT_ONCE]]
+    await asyncio.sleep(0)
+    for live in lives[AT_ONCE:]:
+        await running.facts.prepare(live.vm)
+    assert not any(task.done() for task in first)
+    await asyncio.wait(first)
+    assert all(task.exception() is None for task in first)

@@ -285,3 +285,28 @@ async def test_a_key_finds_the_task_it_began_unless_that_failed(tasks: TaskManag
     with pytest.raises(ConflictError, match="another request"):
         tasks.by_key("k", "other")
     assert tasks.by_key("unknown", "d") is None
+
+
+async def test_watchers_hear_of_every_change_and_a_bad_one_hinders_nobody(store: SqliteStore) -> None:
+    heard: list[tuple[str, float | None]] = []
+
+    async with TaskManager.open(store, history=1) as tasks:
+
+        def told(task_id: str) -> None:
+            known = {task.id: task.progress_percent for task in tasks.list()}
+            heard.append((task_id, known.get(task_id)))
+
+        def broken(task_id: str) -> None:
+            raise ZeroDivisionError
+
+        tasks.watchers += [broken, told]
+
+        async def work(handle: TaskHandle) -> None:
+            handle.progress(40.0)
+
+        first = await tasks.start("a", "b", work)
+        await tasks.wait(first.id, 10)
+        assert heard == [(first.id, 0.0), (first.id, 40.0), (first.id, 100.0)]
+        second = await tasks.start("a", "b", nothing)
+        await tasks.wait(second.id, 10)
+        assert (first.id, None) in heard  # forgotten: the history keeps one

@@ -67,7 +67,6 @@ class Datastore(Entity):
             url=self.url,
             capacity=self._capacity,
             freeSpace=self._free,
-            uncommitted=0,
             accessible=True,
             multipleHostAccess=False,
             type="OTHER",
