@@ -78,7 +78,7 @@ async def test_faults_are_its_own_exceptions() -> None:
 
         with pytest.raises(vmodl.fault.ManagedObjectNotFound) as caught:
             await asyncio.to_thread(ask, "vm-99")
-        assert caught.value.obj._moId == "vm-99"
+        assert caught.value.obj == vim.VirtualMachine("vm-99")
         with pytest.raises(vmodl.fault.NotSupported) as unsupported:
             await asyncio.to_thread(vim.VirtualMachine("vm-1", stub).ResetVM_Task)
         assert "ResetVM_Task" in unsupported.value.msg

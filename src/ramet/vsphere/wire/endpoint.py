@@ -153,6 +153,8 @@ class _Endpoint:
         except _GoneError:
             return None
         except vmodl.MethodFault as exc:
+            if isinstance(exc, vmodl.fault.ManagedObjectNotFound) and exc.obj._moId == asked.moid:
+                exc.obj = asked.this  # of the type that the client knows it by
             return _Answer(500, envelope.fault(exc, call.version))
         except Exception:
             log.exception("a result could not be written: a bug of ours", object=asked.moid, method=asked.name)

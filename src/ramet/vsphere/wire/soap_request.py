@@ -37,6 +37,8 @@ class SoapRequest:
     arguments: dict[str, Any] = field(default_factory=dict)
     cookie: str | None = None
     """The session's secret, when it stands in the envelope's header."""
+    this: Any = None
+    """The object that is asked, as the client refers to it."""
 
 
 def parse_request(body: bytes) -> SoapRequest:
@@ -57,23 +59,28 @@ def _call(element: Element, cookie: str | None) -> SoapRequest:
     if this is None:
         raise _request(f"{element.name} is asked of no object: <_this> is missing.")
     moid = _moid(this, "_this")
-    info = _method(element.name, this, moid)
+    reference = _this(this, moid)
+    info = _method(element.name, reference)
     known = {parameter.name: parameter for parameter in info.params}
     given = _by_name([child for child in element.children if child is not this], known, element.name)
     arguments = {name: _value(found, known[name].type, name) for name, found in given.items()}
-    return SoapRequest(element.name, moid, info, arguments, cookie)
+    return SoapRequest(element.name, moid, info, arguments, cookie, reference)
 
 
-def _method(name: str, this: Element, moid: str) -> Any:
+def _this(element: Element, moid: str) -> Any:
+    """Of whatever type the client takes it for: which it is, is known by its id."""
+    kind = leaves.named_type(element.kind or "")
+    return (kind if kind is not None and leaves.is_reference(kind) else Support.ManagedObject)(moid)
+
+
+def _method(name: str, this: Any) -> Any:
     if name == "Fetch":
         return FETCH
     try:
         return Support.GetWsdlMethod(NAMESPACE, name).info
     except KeyError:
-        kind = leaves.named_type(this.kind or "")
-        receiver = kind if kind is not None and leaves.is_reference(kind) else Support.ManagedObject
         raise vmodl.fault.MethodNotFound(
-            receiver=receiver(moid), method=name, msg=f"There is no method {name}."
+            receiver=this, method=name[:100], msg=f"There is no method {name[:100]}."
         ) from None
 
 
