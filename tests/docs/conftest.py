@@ -18,6 +18,8 @@ import pytest
 
 from tests.guest.leaks import left_behind
 
+CLIENTS = Path(__file__).parents[2] / ".venv-clients"
+"""Ansible, where tools/clients.sh has put it."""
 KEPT_IMAGES = {"micro"}
 """Built once for all pages."""
 END_S = 60.0
@@ -28,6 +30,7 @@ class Shell:
 
     def __init__(self, folder: Path, env: dict[str, str]) -> None:
         self._folder = folder
+        self.path = env["PATH"]
         self._done_r, done_w = os.pipe()
         self._process = subprocess.Popen(
             ["bash", "--norc"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -80,7 +83,9 @@ class Workshop:
         self.state_dir = folder / "s"
         self.env = {
             **{name: value for name, value in os.environ.items() if not name.startswith("RAMET_")},
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}:{CLIENTS / 'bin'}",
+            "ANSIBLE_HOME": str(folder / "ansible"),
+            "ANSIBLE_COLLECTIONS_PATH": str(CLIENTS / "collections"),
             "HOME": str(folder / "home"),
             "RAMET_STATE": str(self.state_dir),
         }
@@ -96,6 +101,9 @@ class Workshop:
 
     def clear(self) -> None:
         """What a page has left, whether it succeeded or not: the next one finds the host as a new user does."""
+        self.ramet("vsphere", "off")
+        if users := self.ramet("user", "ls"):
+            self.ramet("user", "rm", *users)
         if vms := self.ramet("vm", "ls"):
             self.ramet("vm", "rm", "--force", *vms)
         if networks := set(self.ramet("network", "ls")) - {"default"}:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import typer
-from tools import docs, openapi
+from tools import docs, openapi, vsphere_reference
 
 from ramet.cli.app import application
 from ramet.cli.reference import render
@@ -23,6 +23,11 @@ EVERYWHERE = {"--state", "--json", "--quiet", "-q", "--help"}
 def test_a_generated_page_is_not_stale(path: Path) -> None:
     made = {**docs.generated(), **openapi.generated()}
     assert path.read_text() == made[path], "run: python tools/docs.py; python tools/openapi.py"
+
+
+def test_the_page_of_the_vsphere_api_is_not_stale() -> None:
+    (made,) = vsphere_reference.generated().values()
+    assert vsphere_reference.PAGE.read_text() == made, "run: python tools/vsphere_reference.py"
 
 
 def test_the_page_of_commands_is_not_stale() -> None:

@@ -228,7 +228,8 @@ def test_the_demo_holds_and_leaves_nothing(folder: Path) -> None:
     data = json.loads(done.stdout)
     assert data["ok"] is True
     names = [machine["name"] for machine in data["machines"]]
-    assert names == ["origin", "live-1", "frozen-1", "frozen-2", "pod-1", "pod-2", "pod-3"]
+    by_vsphere = ["by-script", "by-form"]
+    assert names == ["origin", "live-1", "frozen-1", "frozen-2", "pod-1", "pod-2", "pod-3", *by_vsphere]
     assert len({one["random"] for one in data["identities"]}) == 6
     # What the frozen origin has, its zygote has as well.
     assert all(machine["memory"]["unique_bytes"] > 0 for machine in data["machines"][1:])
