@@ -125,6 +125,14 @@ async def test_privileges_are_told_as_they_are(world: World) -> None:
     assert frozenset(found.privileges) == of_role(Role.OPERATOR)
 
 
+async def test_an_entity_tells_who_has_which_role_there(world: World) -> None:
+    call = await logged_in(world, Role.OPERATOR)
+    for moid, standing in ((ids.ROOT_FOLDER, [("eve", 1)]), (ids.VM_FOLDER, [])):
+        found = await invoke(world, call, moid, "Fetch", {"prop": "permission"})
+        assert [(one.principal, one.roleId) for one in found or ()] == standing
+        assert await invoke(world, call, moid, "Fetch", {"prop": "effectiveRole"}) == [1]
+
+
 async def test_instant_cloning_needs_no_more_than_an_operator_has() -> None:
     needed = {
         "VirtualMachine.Provisioning.Clone", "VirtualMachine.Interact.PowerOn",
