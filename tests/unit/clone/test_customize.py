@@ -9,10 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ramet.clone.customize import customization, expand, identity_for, numbered_names
+from ramet.clone.customize import custom_plan, customization, expand, identity_for, numbered_names
 from ramet.errors import UsageError
-from ramet.model.identity import IdentityState, NicAddress, Part, TcpPolicy, check_domain, check_hostname, hostname_from
-from ramet.model.machine import Machine, Nic
+from ramet.model.identity import (
+    Customization,
+    IdentityState,
+    NicAddress,
+    Part,
+    TcpPolicy,
+    check_domain,
+    check_hostname,
+    hostname_from,
+)
+from ramet.model.machine import Inside, Machine, Nic, Vm
 from ramet.model.requests import CloneVm
 from ramet.model.units import check_mac, check_name
 
@@ -170,3 +179,35 @@ def test_hooks_that_may_outlast_the_identity_are_a_mistake() -> None:
     assert CloneVm(names=("a",), hooks_timeout_s=300, identity_timeout_s=400).hooks_timeout_s == 300
     assert CloneVm(names=("a",), identity_timeout_s=5).identity_timeout_s == 5
     assert CloneVm(names=("a",), bare=True, hooks_timeout_s=300).bare
+
+
+OWN, SOURCES = "52:54:00:00:00:02", "52:54:00:00:00:01"
+
+
+@pytest.mark.parametrize(
+    ("known", "old"),
+    [
+        ({SOURCES}, SOURCES),  # its guest has not noticed yet that the card is another
+        ({OWN}, OWN),
+        ({OWN, SOURCES}, OWN),
+        (set(), OWN),
+    ],
+)
+def test_a_clone_that_runs_is_told_how_its_guest_knows_the_card(known: set[str], old: str) -> None:
+    vm = Vm(machine=Machine(name="Web-1", nics=(Nic(id="net0", mac=OWN),)))
+    values = Customization(nics={"net0": NicAddress(address="10.0.0.5/24", gateway="10.0.0.1")})
+    plan = custom_plan(vm, {"net0": SOURCES}, known, values)
+    (nic,) = plan.nics
+    assert (nic.mac, nic.old_mac, nic.address, nic.gateway) == (OWN, old, "10.0.0.5/24", "10.0.0.1")
+    assert (plan.hostname, plan.parts) == ("web-1", tuple(Part))
+
+
+def test_every_customization_is_of_a_generation_of_its_own() -> None:
+    """What a guest has done for one it does not do again."""
+    vm = Vm(machine=Machine(name="web"))
+    assert len({custom_plan(vm, {}, (), Customization()).generation for _ in range(2)}) == 2
+
+
+def test_in_a_fence_a_card_stays_its_sources() -> None:
+    fenced = Nic(id="net0", network="fenced", inside=Inside(network="default"))
+    assert custom_plan(Vm(machine=Machine(name="web", nics=(fenced,))), {}, (), Customization()).nics == ()
