@@ -48,6 +48,7 @@ def test_a_kind_of_what_is_declared_is_named() -> None:
       <allowGuestControl>true</allowGuestControl><connected>false</connected></connectable></device></deviceChange></spec>"""
     device = made(text, CLONES).deviceChange[0].device
     assert isinstance(device, vim.vm.device.VirtualVmxnet3)
+    assert device.connectable is not None
     assert (device.key, device.connectable.migrateConnect) == (4000, "disconnect")
 
 

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,14 +68,16 @@ class Ask:
             raise ApiError("timed_out", f"{task._moId} is still running; ask for it at cis/tasks.") from None
 
     async def _until_done(self, moid: str) -> Any:
-        while True:
-            stamp = self.world.updates.stamp
-            info = await self._info(moid)
-            if info.state == "success":
-                return info.result
-            if info.state == "error":
-                raise info.error or vmodl.fault.SystemError(msg="The task failed.")
-            await self.world.updates.wait(stamp, GLANCE_S)
+        with self.world.updates.watch(lambda touched, shape, kind: touched == moid) as event:
+            while True:
+                event.clear()
+                info = await self._info(moid)
+                if info.state == "success":
+                    return info.result
+                if info.state == "error":
+                    raise info.error or vmodl.fault.SystemError(msg="The task failed.")
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(event.wait(), GLANCE_S)
 
     async def _info(self, moid: str) -> Any:
         mo = self.world.get(moid, self.call)
