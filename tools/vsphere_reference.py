@@ -65,15 +65,20 @@ def _kinds() -> dict[Any, list[type[Mo]]]:
         importlib.import_module(module.name)
     found: dict[Any, list[type[Mo]]] = {}
     for kind in dict.fromkeys(_below(Mo)):
-        if hasattr(kind, "wire") and not kind.__subclasses__() and kind.__module__.startswith("ramet.vsphere."):
+        if hasattr(kind, "wire") and not _parts(kind):
             found.setdefault(kind.wire, []).append(kind)
     return found
 
 
 def _below(kind: type[Mo]) -> Iterator[type[Mo]]:
-    for sub in kind.__subclasses__():
+    for sub in _parts(kind):
         yield sub
         yield from _below(sub)
+
+
+def _parts(kind: type[Mo]) -> list[type[Mo]]:
+    """Its kinds in the program, not those of tests."""
+    return [sub for sub in kind.__subclasses__() if sub.__module__.startswith("ramet.vsphere.")]
 
 
 def _summary(kinds: Iterable[tuple[Any, list[type[Mo]]]]) -> str:
