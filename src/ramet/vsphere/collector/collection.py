@@ -30,6 +30,10 @@ __all__ = ["Collection"]
 
 _PC = vmodl.query.PropertyCollector
 _LONGEST_VERSION = 20
+_DEAR_S = 0.005
+_REST = 4
+_LONGEST_REST_S = 0.5
+"""To look through a large inventory anew for each of many objects that come is dear: such looks are some time apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,7 @@ class Collection:
         self._lock = asyncio.Lock()
         self._waiting: set[asyncio.Event] = set()
         self._cancelled = 0
+        self._rests_until = 0.0
         self.filters: dict[str, Tracker] = {}
         self.pages: OrderedDict[str, Any] = OrderedDict()
         """What is left of retrievals that were not ended, by token."""
@@ -72,14 +77,20 @@ class Collection:
         """What is news to a client that has seen `version`, of at most so many objects; None when there is none."""
         since = self._since(version)
         async with self._lock:
+            began = time.monotonic()
             for tracker in list(self.filters.values()):
                 await tracker.refresh(call)
+            took_s = time.monotonic() - began
+            if took_s > _DEAR_S:
+                self._rests_until = began + took_s + min(_REST * took_s, _LONGEST_REST_S)
         return await self._told(call, since, most)
 
     async def wait(self, call: Call, version: str | None, timeout_s: float, most: int | None) -> Any:
         """The same, as soon as there is any; None when the time has run out. RequestCanceled, NotAuthenticated."""
         until, generation = time.monotonic() + timeout_s, self._cancelled
         while True:
+            if version:
+                await asyncio.sleep(min(self._rests_until, until) - time.monotonic())
             told = await self.check(call, version, most)
             self._check_going_on(call, generation)
             left_s = until - time.monotonic()
