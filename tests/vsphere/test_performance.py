@@ -57,6 +57,13 @@ def test_numbers_are_what_was_read() -> None:
     }  # fmt: skip
 
 
+def test_a_host_uses_memory_for_more_than_guests() -> None:
+    memory = MemoryCounters(configured_bytes=512 * MIB, resident_bytes=200 * MIB, unique_bytes=200 * MIB)
+    values = numbers(None, Reading(1.0), memory, 4000, 2000, (8192 * MIB, 2048 * MIB))
+    assert (value(values, "mem.usage"), value(values, "mem.consumed")) == (2500, 2048 * 1024)
+    assert value(values, "mem.zero") == 312 * 1024
+
+
 def test_what_is_not_known_is_missing_and_not_nothing() -> None:
     values = numbers(None, Reading(1.0, 5.0), None, 1000, 1000)
     assert {name for name in KEYS if value(values, name) != NONE} == {"sys.uptime"}

@@ -102,9 +102,17 @@ class Reading:
 
 
 def numbers(
-    before: Reading | None, now: Reading, memory: MemoryCounters | None, capacity_mhz: int, core_mhz: int
+    before: Reading | None,
+    now: Reading,
+    memory: MemoryCounters | None,
+    capacity_mhz: int,
+    core_mhz: int,
+    host_memory: tuple[int, int] | None = None,
 ) -> array[int]:
-    """In the order of COUNTERS. `capacity_mhz` is all that the VM or host could use, of processors of `core_mhz`."""
+    """In the order of COUNTERS. `capacity_mhz` is all that the VM or host could use, of processors of `core_mhz`.
+
+    `host_memory`: bytes that a host has, and of them those in use, by guests and by all else.
+    """
     busy = _rate(before, now, "cpu_s")
     mhz = None if busy is None else busy * core_mhz
     disk = [_rate(before, now, name) for name in ("read_bytes", "written_bytes")]
@@ -112,20 +120,21 @@ def numbers(
     values: list[float | None] = [
         None if mhz is None else min(10_000.0, 10_000 * mhz / max(1, capacity_mhz)),
         mhz,
-        *_of_memory(memory),
+        *_of_memory(memory, host_memory),
         *(_kib(value) for value in (_sum(disk), *disk, _sum(net), *net)),
         now.uptime_s,
     ]
     return array("q", [NONE if value is None else int(value) for value in values])
 
 
-def _of_memory(memory: MemoryCounters | None) -> list[float | None]:
+def _of_memory(memory: MemoryCounters | None, host_memory: tuple[int, int] | None) -> list[float | None]:
     """From usage to overhead."""
     if memory is None:
         return [None] * 8
-    consumed = memory.unique_bytes + memory.common_bytes
+    own = memory.configured_bytes, memory.unique_bytes + memory.common_bytes
+    whole, consumed = own if host_memory is None else host_memory
     untouched = memory.configured_bytes - memory.resident_bytes - memory.swapped_bytes
-    usage = 10_000 * consumed / memory.configured_bytes if memory.configured_bytes else 0
+    usage = 10_000 * consumed / whole if whole else 0
     counted = (
         memory.resident_bytes,
         memory.unique_bytes,

@@ -22,9 +22,10 @@ import structlog
 
 from ramet.errors import RametError
 from ramet.model.memory import MemoryCounters, MemoryRow
+from ramet.model.units import MIB
 from ramet.vsphere import ids
 from ramet.vsphere.core.world import World
-from ramet.vsphere.inventory.host_facts import HostFacts
+from ramet.vsphere.inventory.host_facts import HostFacts, HostMeter
 from ramet.vsphere.managers.counters import Reading, numbers
 
 if TYPE_CHECKING:
@@ -94,16 +95,14 @@ class Series:
 
     def _note_host(self, now: Reading, rows: list[MemoryRow], at: float) -> None:
         facts, samples = self._world.part(HostFacts), self._samples.setdefault(ids.HOST, Samples())
-        memory = _sums(rows, facts.memory_bytes)
-        samples.kept.append((at, numbers(samples.last, now, memory, facts.capacity_mhz, facts.cpu_mhz)))
+        used = self._world.part(HostMeter).sample().memory_mb * MIB
+        values = numbers(samples.last, now, _sums(rows), facts.capacity_mhz, facts.cpu_mhz, (facts.memory_bytes, used))
+        samples.kept.append((at, values))
         samples.last = now
 
 
-def _sums(rows: list[MemoryRow], configured: int) -> MemoryCounters:
-    names = ("resident_bytes", "unique_bytes", "shared_bytes", "common_bytes", "overhead_bytes", "swapped_bytes")
-    return MemoryCounters(
-        configured_bytes=configured, **{name: sum(getattr(row, name) for row in rows) for name in names}
-    )
+def _sums(rows: list[MemoryRow]) -> MemoryCounters:
+    return MemoryCounters(**{name: sum(getattr(row, name) for row in rows) for name in MemoryCounters.model_fields})
 
 
 def _with_traffic(reading: Reading, live: LiveMachine, taps: dict[str, tuple[int, int]]) -> Reading:
