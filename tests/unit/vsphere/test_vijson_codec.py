@@ -137,3 +137,14 @@ def test_bad_json_is_refused(data: bytes) -> None:
 def test_brackets_in_strings_are_not_depth() -> None:
     assert parse_json(b'{"a": "' + b"[" * 100 + b'\\"["}') == {"a": "[" * 100 + '"['}
     assert parse_json(b"  ") is None
+
+
+@pytest.mark.parametrize("name", ["ArrayOfstring", "ArrayOf" * 2000 + "String", "", ":", "ArrayOf"])
+def test_a_type_that_there_is_not(name: str) -> None:
+    with pytest.raises(vmodl.fault.InvalidArgument):
+        from_json({"_typeName": name, "_value": []}, object, "value")
+
+
+def test_an_empty_array_may_stand_where_one_is_required() -> None:
+    spec = from_json({"propSet": [], "objectSet": []}, vmodl.query.PropertyCollector.FilterSpec, "spec")
+    assert list(spec.propSet) == []

@@ -169,4 +169,10 @@ def _data(data: Any, kind: Any, where: str) -> Any:
     if strange is not None:
         raise wrong(f"{where}.{strange}", f"a {leaves.type_name(kind)} has nothing of that name.")
     check_required(kind, given, where)
-    return kind(**{name: from_json(one, known[name].type, f"{where}.{name}") for name, one in given.items()})
+    made = {name: from_json(one, known[name].type, f"{where}.{name}") for name, one in given.items()}
+    return kind(**{name: one for name, one in made.items() if not _is_empty(one)})
+
+
+def _is_empty(value: Any) -> bool:
+    """An array that nothing is in is as good as unset, and pyVmomi refuses it where it is required."""
+    return isinstance(value, list) and not value

@@ -23,6 +23,7 @@ from ramet.vsphere.types import NAMESPACE, Support, vmodl
 _XSD = "http://www.w3.org/2001/XMLSchema"
 _RANGES = {"byte": 8, "short": 16, "int": 32, "long": 64}
 _WORDS = {"true": True, "1": True, "false": False, "0": False}
+_LONGEST_NAME = 128
 _NAMES = {"base64Binary": "binary", "ManagedObject": "ManagedObjectReference"}
 
 
@@ -55,6 +56,8 @@ def wrong(where: str, sentence: str) -> Exception:
 def named_type(name: str) -> Any:
     """What an xsi:type or a _typeName means; None when nothing has that name. A prefix is of no account."""
     plain = name.rpartition(":")[2]
+    if len(plain) > _LONGEST_NAME:
+        return None  # the registry looks at 'ArrayOfArrayOf…' by recursion
     if plain in ("ManagedObjectReference", "ManagedObject"):
         return Support.ManagedObject
     if plain == "ArrayOfManagedObjectReference":
@@ -64,7 +67,7 @@ def named_type(name: str) -> Any:
     for namespace in (NAMESPACE, _XSD):
         try:
             return Support.GetWsdlType(namespace, plain)
-        except KeyError:
+        except (KeyError, AttributeError):  # AttributeError: an array of what has none, 'ArrayOfstring'
             continue
     return None
 
