@@ -291,8 +291,10 @@ class Show:
         self._wait_for_answer(name, ANSWER_S)
         birth = Birth(name, workflow, None, running_ms, running_ms + self._ms(started))
         self.births.append(birth)
-        birth.proof = self._prove(birth)
-        self._tell(f"{name} runs after {millis(running_ms)}, and has the token and its own {NAME_KEY}.")
+        proof = birth.proof = self._prove(birth)
+        holds = (proof.token, proof.name) == (self.token, name)
+        what = f"has the token and its own {NAME_KEY}" if holds else "is NOT what it must be"
+        self._tell(f"{name} runs after {millis(running_ms)}, and {what}.")
 
     def _delete_source(self) -> None:
         self._scene("Delete the source: nobody depends on it", f"ramet vm rm --force {SOURCE}")
