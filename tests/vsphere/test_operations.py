@@ -60,12 +60,15 @@ async def test_a_vm_is_reconfigured_in_one_task(caller: Caller) -> None:
         memoryMB=256,
         numCPUs=2,
         annotation="Hm.",
+        guestId="debian12_64Guest",
+        instanceUuid="5F0F4A1E-51A4-4F6B-9D53-000000000001",
         extraConfig=[vim.option.OptionValue(key="guestinfo.a", value="b")],
         deviceChange=[vim.vm.device.VirtualDeviceSpec(operation=what, device=device) for what, device in changes],
     )
     await caller.done(mo.moid, "ReconfigVM_Task", spec=spec)
     config = await read_now(mo, "config")
     assert (config.name, config.annotation) == ("api", "Hm.")
+    assert (config.guestId, config.instanceUuid) == ("debian12_64Guest", "5f0f4a1e-51a4-4f6b-9d53-000000000001")
     assert (config.hardware.memoryMB, config.hardware.numCPU) == (256, 2)
     disks = [one for one in config.hardware.device if isinstance(one, vim.vm.device.VirtualDisk)]
     assert [one.capacityInKB for one in disks] == [128 * 1024, 32 * 1024]

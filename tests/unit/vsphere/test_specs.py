@@ -275,7 +275,7 @@ def wish(world: Any, *, is_on: bool = True, **fields: Any) -> Any:
 
 def test_what_a_spec_repeats_is_no_wish(world: Any) -> None:
     same = wish(
-        world, name="web", memoryMB=512, numCPUs=1, guestId="otherLinux64Guest", firmware="bios", uuid=MACHINE.uuid,
+        world, name="web", memoryMB=512, numCPUs=1, cpuHotAddEnabled=False, firmware="bios", uuid=MACHINE.uuid,
         extraConfig=[vim.option.OptionValue(key="guestinfo.role", value="web")],
         deviceChange=[change(card(network="default", connectable=connect_info()))],
     )  # fmt: skip
@@ -289,7 +289,7 @@ def test_changes_of_a_vm_are_those_of_the_host(world: Any) -> None:
     assert made.change == ChangeVm(
         name="api", memory_mib=1024, vcpus=2, set_config={"x": "y"}, unset_config=("guestinfo.role",)
     )
-    assert made.annotation == "Hm."
+    assert made.notes == {"annotation": "Hm."}
 
 
 @pytest.mark.parametrize(("is_on", "connected"), [(True, False), (False, True)])
@@ -326,6 +326,8 @@ def test_cards_and_disks_come_and_go(world: Any) -> None:
         ({"firmware": "efi"}, vmodl.fault.NotSupported, "spec.firmware"),
         ({"uuid": "5f0f4a1e-51a4-4f6b-9d53-000000000001"}, vmodl.fault.NotSupported, "spec.uuid"),
         ({"cpuAllocation": vim.ResourceAllocationInfo(limit=500)}, vmodl.fault.NotSupported, "cpuAllocation.limit"),
+        ({"cpuHotAddEnabled": True}, vmodl.fault.NotSupported, "spec.cpuHotAddEnabled"),
+        ({"instanceUuid": "x"}, vmodl.fault.InvalidArgument, "not a UUID"),
         ({"memoryMB": 1}, vmodl.fault.InvalidArgument, "memory_mib"),
         ({"deviceChange": [change(dev.VirtualTPM(key=1), "add")]}, vim.fault.DeviceUnsupportedForVmPlatform, "TPM"),
         (
@@ -343,6 +345,12 @@ def test_a_refusal_names_the_field(world: Any, fields: Any, fault: Any, named: s
 
 
 # -- new VMs -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("field", ["cpuHotAddEnabled", "nestedHVEnabled"])
+def test_a_new_vm_has_no_field_that_this_host_has_not(world: Any, field: str) -> None:
+    with pytest.raises(vmodl.fault.NotSupported, match=field):
+        creation(world, **{field: True})
 
 
 ISO = dev.VirtualCdrom.IsoBackingInfo(fileName="[x] a.iso")
@@ -375,7 +383,7 @@ def test_a_vm_is_made_of_an_image_its_disks_and_cards(world: Any) -> None:
     assert (request.firmware, request.display) == (Firmware.UEFI, Display.VGA)
     assert request.disks == (DiskRequest(size_mib=2),)
     assert request.nics == (NicRequest(network="green", model=NicModel.VMXNET3),)
-    assert (request.extra_config, made.annotation) == ({"guestinfo.a": "b"}, "Hm.")
+    assert (request.extra_config, made.notes) == ({"guestinfo.a": "b"}, {"annotation": "Hm."})
 
 
 def test_the_image_may_be_named_in_extra_config(world: Any) -> None:

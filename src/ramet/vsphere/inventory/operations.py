@@ -88,7 +88,7 @@ class FolderOperations(Mo):
 
     async def _created(self, creation: Creation, task: Task) -> Any:
         vm_id = str(task.result["id"])
-        noted: dict[str, Any] = {"guest_id": creation.guest_id, "annotation": creation.annotation}
+        noted = dict(creation.notes)
         if self.moid != ids.VM_FOLDER:
             noted["folder"] = self.moid
         if any(noted.values()):

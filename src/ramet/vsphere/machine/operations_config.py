@@ -35,9 +35,9 @@ class ConfigOperations(MachineOperations):
 
     @operation(
         "ReconfigVM_Task", privilege="System.View",
-        partial="name, annotation, extraConfig, cards, disks; numCPUs, memoryMB and the removal of disks when off; of "
-        "`cpuAllocation` that there is no limit. Fields that repeat what is so are taken; others are refused "
-        "with NotSupported",
+        partial="name, annotation, guestId, instanceUuid, extraConfig, cards, disks; numCPUs, memoryMB and the removal "
+        "of disks when off; of `cpuAllocation` that there is no limit. Fields that repeat what is so are taken; others "
+        "are refused with NotSupported",
     )
     async def reconfigure(self, call: Call, spec: Any) -> Any:
         for field, privilege in CONFIG_PRIVILEGES.items():
@@ -91,8 +91,8 @@ def steps(host: Host, places: Places, vm_id: str, wish: Wish) -> Iterator[tuple[
     ref, devices = vm_id, wish.devices
     if wish.change is not None:
         yield "change", host.change_vm(ref, wish.change)
-    if wish.annotation is not None and wish.annotation != places.note(ref).annotation:
-        yield "annotation", places.change(ref, annotation=wish.annotation)
+    if wish.notes:
+        yield "notes", places.change(ref, **wish.notes)
     for nic_id in devices.removed:
         yield f"remove {nic_id}", host.remove_nic(ref, nic_id)
     for change in devices.changed:

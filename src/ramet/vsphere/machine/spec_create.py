@@ -17,7 +17,7 @@ from ramet.vsphere.core.world import World
 from ramet.vsphere.machine.spec_devices import connected_now, is_nic, manual_mac, network_of, nic_model, parsed
 from ramet.vsphere.machine.spec_instant import check_name
 from ramet.vsphere.machine.spec_options import IMAGE, options_of
-from ramet.vsphere.machine.spec_reconfigure import INERT, TAKEN, disk_mib, set_fields
+from ramet.vsphere.machine.spec_reconfigure import INERT, NEVER, TAKEN, disk_mib, notes_of, set_fields
 from ramet.vsphere.types import vim, vmodl
 
 _IMAGE_FILE = re.compile(r"\[ramet\] ?images/(?P<name>[^/]+)$")
@@ -27,8 +27,7 @@ _FIRMWARES = {"bios": Firmware.BIOS, "efi": Firmware.UEFI}
 @dataclass(frozen=True, slots=True)
 class Creation:
     request: CreateVm
-    annotation: str
-    guest_id: str | None
+    notes: dict[str, str]
 
 
 @dataclass
@@ -41,8 +40,9 @@ class _Devices:
 
 def creation_of(world: World, spec: Any) -> Creation:
     name = check_name(spec.name, "config.name")
-    for field_name, _ in set_fields(spec):
-        if field_name not in TAKEN and field_name not in INERT:
+    for field_name, value in set_fields(spec):
+        known = field_name in TAKEN or (field_name in INERT and field_name != "uuid")
+        if not known or (field_name in NEVER and value):
             raise vmodl.fault.NotSupported(msg=f"config.{field_name}: this server does not support it.")
     image, options = options_of(spec.extraConfig, "config.extraConfig").taking(IMAGE)
     devices = _devices(world, spec)
@@ -65,7 +65,7 @@ def creation_of(world: World, spec: Any) -> Creation:
         display=devices.display,
         extra_config=options.set,
     )
-    return Creation(request, spec.annotation or "", spec.guestId)
+    return Creation(request, notes_of(spec))
 
 
 def _firmware(name: str | None) -> Firmware | None:

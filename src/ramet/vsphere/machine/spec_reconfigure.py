@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from uuid import UUID
 
 from ramet.model.machine import Disk, Machine
 from ramet.model.requests import ChangeVm, NicChange, NicRequest
@@ -29,14 +30,25 @@ from ramet.vsphere.machine.spec_devices import (
 from ramet.vsphere.machine.spec_options import Options, options_of
 from ramet.vsphere.types import vim, vmodl
 
-TAKEN = frozenset({"name", "annotation", "numCPUs", "memoryMB", "deviceChange", "extraConfig", "cpuAllocation"})
+TAKEN = frozenset(
+    {
+        "name",
+        "annotation",
+        "guestId",
+        "instanceUuid",
+        "numCPUs",
+        "memoryMB",
+        "deviceChange",
+        "extraConfig",
+        "cpuAllocation",
+    }
+)
 """Fields that are carried out."""
 INERT = frozenset(
     {
         "changeVersion",
         "version",
         "createDate",
-        "guestId",
         "alternateGuestName",
         "files",
         "tools",
@@ -52,14 +64,17 @@ INERT = frozenset(
         "changeTrackingEnabled",
         "firmware",
         "uuid",
-        "instanceUuid",
         "locationId",
         "vAssertsEnabled",
         "messageBusTunnelEnabled",
-        "bootOptions",
     }
 )
 """Fields that may stand in a spec when they say what is so already; see `_check_inert`."""
+
+NEVER = frozenset(
+    {"memoryHotAddEnabled", "cpuHotAddEnabled", "cpuHotRemoveEnabled", "changeTrackingEnabled", "vAssertsEnabled"}
+)
+"""Of those: what can only be off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +82,8 @@ class Wish:
     change: ChangeVm | None
     devices: DeviceChanges
     options: Options
-    annotation: str | None
+    notes: dict[str, str]
+    """What this surface itself remembers: annotation, guest_id, instance_uuid."""
 
 
 def wish_of(world: World, machine: Machine, spec: Any, *, is_on: bool) -> Wish:
@@ -88,8 +104,21 @@ def wish_of(world: World, machine: Machine, spec: Any, *, is_on: bool) -> Wish:
         change if wanted or present or gone else None,
         device_changes(world, machine, spec.deviceChange, "spec.deviceChange", is_on=is_on),
         options,
-        spec.annotation,
+        notes_of(spec),
     )
+
+
+def notes_of(spec: Any) -> dict[str, str]:
+    """InvalidArgument for an instance UUID that is none."""
+    said = {"annotation": spec.annotation, "guest_id": spec.guestId}
+    if spec.instanceUuid:
+        try:
+            said["instance_uuid"] = str(UUID(spec.instanceUuid))
+        except ValueError as exc:
+            raise vmodl.fault.InvalidArgument(
+                invalidProperty="spec.instanceUuid", msg=f"{spec.instanceUuid!r} is not a UUID."
+            ) from exc
+    return {name: text for name, text in said.items() if text is not None}
 
 
 def _other(value: int | None, now: int) -> int | None:
@@ -123,6 +152,8 @@ def _check_inert(machine: Machine, name: str, value: Any) -> None:
     }.get(name)
     if now is not None and str(value).lower() != now:
         raise _unsupported(f"spec.{name}", f"another {name} than {now} for a VM that exists")
+    if name in NEVER and value:
+        raise _unsupported(f"spec.{name}", name)
 
 
 def set_fields(data: Any) -> Iterator[tuple[str, Any]]:
