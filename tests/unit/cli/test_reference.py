@@ -19,7 +19,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "reference" / "cli.md"
 EXPECTED = """
 doctor serve demo bench memory version clone try tree ssh forward events
 image build|import|ls|rm
-vm create|ls|show|start|stop|restart|suspend|resume|freeze|thaw|rename|set|identify|exec|cp|console|screenshot|rm
+vm create|copy|ls|show|start|stop|restart|suspend|resume|freeze|thaw|rename|set|identify|exec|cp|console|screenshot|rm
 vm disk add|grow|export|rm
 vm nic add|set|rm
 network create|ls|rm|set|show
