@@ -150,7 +150,7 @@ def _together(stage: Stage, figures: Figures, who: str, count: int, visit: Calla
 
 def records(stage: Stage, outcome: Outcome) -> None:
     """VMs that are records alone, on a daemon of their own: listed, and watched by a client that waits."""
-    count, rounds = (1000, 3) if stage.quick else (10_000, 10)
+    count, rounds = (1000, 3) if stage.quick else (10_000, 5)
     outcome.guest, figures = f"none: {count} records", outcome.figures
     folder = stage.state_dir.parent / "records"
     stage.tell(f"writing {count} records")
