@@ -17,6 +17,7 @@ demo: setup ## boot a Debian guest, clone it live and frozen, and show the times
 
 test-setup:
 	@tools/setup.sh --tests
+	@tools/clients.sh
 
 test: test-setup lint ## linters, then all tests, real guests too (PYTEST_ARGS='-k name')
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -45,4 +46,4 @@ clean: ## remove what builds and tests leave
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 distclean: clean ## remove .venv as well
-	rm -rf .venv
+	rm -rf .venv .venv-clients
