@@ -233,9 +233,9 @@ async def _quiet(live: LiveMachine, *, hold: bool) -> AsyncIterator[Callable[[],
         if live.has_agent:
             await stack.enter_async_context(live.agent.quiet())
         rpc = live.rpc  # the VM's is gone when its QEMU ends meanwhile
-        if rpc is not None:
-            await rpc.quiesce()
         try:
+            if rpc is not None:
+                await rpc.quiesce()
             yield rpc.drain if rpc is not None else lambda: None
         except BaseException:
             live.let_guest_go()

@@ -191,7 +191,7 @@ async def _freeze(live: LiveMachine, moment_id: str, *, trust_pristine: bool) ->
             await live.qmp.cont()
         finally:
             live.let_guest_go()
-        await live.rooms.book.drop_moment(moment_id)
+            await live.rooms.book.drop_moment(moment_id)
         raise
     return moment
 

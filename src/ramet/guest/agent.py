@@ -188,7 +188,7 @@ class Agent:
         """The guest stands still, so nobody can answer: the command that is under way fails at once with what `why`
         makes, and so does every other one until `release`."""
         self._why_held = why
-        if self._wire is not None and self._lock.locked():
+        if self._wire is not None and self._busy:  # an idle one stays as the device state has it
             self._wire.interrupt()
 
     def release(self) -> None:
@@ -423,7 +423,7 @@ class Agent:
         try:
             yield handle
         except BaseException:
-            with contextlib.suppress(GuestError, DeadlineError, OSError):
+            with contextlib.suppress(RametError, OSError):
                 await self.close_file(handle, timeout_s=_CLEANUP_S)
             raise
         await self.close_file(handle)

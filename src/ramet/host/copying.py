@@ -21,6 +21,7 @@ from ramet.clone.seedling import own_cdroms
 from ramet.errors import CapacityError, StateError
 from ramet.host.floor import Floor
 from ramet.host.tasks import TaskHandle
+from ramet.hypervisor.stun_client import to_its_end
 from ramet.machine.live import LiveMachine
 from ramet.machine.steps import reach
 from ramet.model.identity import hostname_from
@@ -69,8 +70,8 @@ async def copy(floor: Floor, live: LiveMachine, request: CopyVm, handle: TaskHan
             except BaseException:
                 await asyncio.shield(_take_back(floor, copy_id))
                 raise
-    copied = LiveMachine(floor.rooms, vm)
-    floor.add(copied)
+            copied = LiveMachine(floor.rooms, vm)
+            floor.add(copied)  # nothing is awaited in between: what is recorded can be reached
     floor.rooms.book.emit("vm.created", f"{vm.name} was copied from {live.name}.", vm, source=live.id)
     return copied
 
@@ -125,20 +126,26 @@ async def _linked_disks(
     """Overlays over what the source has; it gets overlays as well, but for disks that it has not written to."""
     if chains.needs_flatten(live):
         with handle.step("shorten chain"):
-            await chains.shorten(live, floor.image_layers())
+            try:
+                await chains.shorten(live, floor.image_layers())
+            finally:
+                await floor.collect_layers()
     turns = plan_turns(live, moment_id, trust_pristine=True)
     own: list[Disk] = []
     try:
         for turn in turns:
             own.append(_overlay(live, copy_id, turn))
         tops = [turn.overlay for turn in turns if turn.overlay is not None]
-        await asyncio.to_thread(live.rooms.layers.sync, *tops)
-        await live.change(machine=_turned(live.vm.machine, turns))
+        await asyncio.to_thread(live.rooms.layers.sync, *tops, *(disk.layer for disk in own))
+        # A cancelled write may have been done, and then the overlays are the source's disks.
+        _, cancelled = await to_its_end(live.change(machine=_turned(live.vm.machine, turns)))
     except BaseException:
         _remove(live, own)
         drop_overlays(live, turns)
         raise
     try:
+        if cancelled:
+            raise asyncio.CancelledError
         yield tuple(own)
     except BaseException:  # the source keeps its overlays: they are as good as what it had
         _remove(live, own)
@@ -147,7 +154,7 @@ async def _linked_disks(
 
 def _overlay(live: LiveMachine, copy_id: str, turn: DiskTurn) -> Disk:
     layer_id = overlay_id(copy_id, turn.disk)
-    layer = live.rooms.layers.create_overlay(turn.frozen_layer, turn.disk.size_bytes, layer_id=layer_id, sync=True)
+    layer = live.rooms.layers.create_overlay(turn.frozen_layer, turn.disk.size_bytes, layer_id=layer_id)
     return turn.disk.changed(layer=layer.id)
 
 

@@ -79,6 +79,8 @@ def run(
 def _go_before_guests() -> None:
     """Where it may, the loop's thread has three times the weight of any other task: a hundred busy guests must not hold
     up the one that serves them. What it starts has no part in this."""
+    if os.sched_getscheduler(0) != os.SCHED_OTHER or os.getpriority(os.PRIO_PROCESS, 0) != 0:
+        return  # its owner has chosen
     with suppress(OSError):  # not root
         os.sched_setscheduler(0, os.SCHED_OTHER | os.SCHED_RESET_ON_FORK, os.sched_param(0))
         os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)

@@ -66,8 +66,11 @@ class Recovery:
     async def _try_adopt(self, live: LiveMachine, process: QemuProcess) -> bool:
         """A VM that does not answer is left alone, and tried again: a busy QEMU is no reason to lose a guest."""
         try:
+            await asyncio.to_thread(live.take_its_share)  # it may have given way to others that are no more
             await self._adopt(live, process)
-            await asyncio.to_thread(live.confine, process)  # it may have been cut off half way, or have given way
+            await asyncio.to_thread(live.confine, process)  # it may have been cut off before
+            if live.process is None:
+                await asyncio.to_thread(live.unconfine)
             return True
         except (RametError, OSError) as exc:
             _log.error("%s does not answer yet: %s", live.name, exc)

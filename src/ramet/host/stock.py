@@ -51,10 +51,14 @@ class StockDesk:
                 with handle.step("take in"), self._floor.rooms.layers.hold(layer_id):
                     return await self._keep(await self._take_in(name, request.recipe, built, layer_id))
             except BaseException:
-                await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+                if not self._has_recorded(directory):  # a write that was cancelled may have been done
+                    await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
                 raise
 
         return await self._start("image.build", name, work)
+
+    def _has_recorded(self, directory: Path) -> bool:
+        return any(image.kernel and Path(image.kernel).parent == directory for image in self.images())
 
     async def _start(self, kind: str, name: str, work: Any) -> Task:
         self._building.add(name)

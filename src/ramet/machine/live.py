@@ -152,9 +152,8 @@ class LiveMachine:
 
     def take_its_share(self) -> None:
         """Give way no longer."""
-        if self.gives_way:
-            self.gives_way = False
-            self._group.set_share(faint=False)
+        self.gives_way = False
+        self._group.set_share(faint=False)
 
     def mark_expendable(self, process: QemuProcess) -> None:
         """Say how soon the kernel is to end it when memory is short."""
@@ -337,7 +336,8 @@ class LiveMachine:
 
     async def _process_ended(self, process: QemuProcess) -> None:
         """The record, the moment and the sockets follow the process: off."""
-        vm, reset = self.vm, await self._ended_with_reset() and self.vm.state is not VmState.STOPPING
+        reset = await self._ended_with_reset() and self.vm.state is not VmState.STOPPING
+        vm = self.vm
         self._watch = None
         await self.thawed()
         await self._close_sessions()

@@ -203,19 +203,21 @@ async def suspend(live: LiveMachine) -> None:
     path = live.rooms.paths.suspended_state(live.id)
     async with live.rooms.book.operation("suspend", live.id, {"state_file": str(path)}):
         reach("suspend.journalled")
-        if live.rpc is not None:  # read from now on, it would change the memory of a guest that stands still
-            await live.rpc.quiesce()
         try:
+            if live.rpc is not None:  # read from now on, it would change the memory of a guest that stands still
+                await live.rpc.quiesce()
             await live.qmp.stop()
             reach("suspend.stopped")
             await _save_with_memory(live, path)
             reach("suspend.written")
             await live.move(Operation.SUSPEND)
         except BaseException:
-            await _unlink(path)
-            # Waits for the end of a migration that is still under way: `cont` in the middle of it would be undone.
-            await release(str(live.run_dir.stun), timeout_s=_memory_timeout_s(live))
-            live.let_guest_go()
+            try:
+                await _unlink(path)
+                # Waits for the end of a migration that is still under way: `cont` in the middle of it would be undone.
+                await release(str(live.run_dir.stun), timeout_s=_memory_timeout_s(live))
+            finally:
+                live.let_guest_go()
             raise
         try:
             reach("suspend.recorded")

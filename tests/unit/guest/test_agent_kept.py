@@ -21,6 +21,7 @@ async def test_a_guest_that_froze_in_its_stun_is_reached_again(fake: FakeAgent, 
         agent.hold(lambda: StateError("It froze."))
     agent.release()
     await agent.ping()
+    assert fake.connections == 1
 
 
 async def test_a_connection_that_the_other_side_closed_is_opened_again(fake: FakeAgent, agent: Agent) -> None:
