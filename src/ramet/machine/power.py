@@ -275,7 +275,9 @@ async def resume_paused(live: LiveMachine) -> None:
     """Resume a guest that QEMU held (a disk that was full); it is told again when the reason persists."""
     next_state(live.vm.state, Operation.RESUME, name=live.name)
     await live.qmp.cont()
-    if live.vm.state is VmState.PAUSED:  # else QEMU's event was first
+    # QEMU's events may have been first, and it may have been held again: what they said last must stand.
+    is_running = (await live.qmp.status()).status == "running"
+    if is_running and live.vm.state is VmState.PAUSED:
         await live.move(Operation.RESUME, pause_reason=None)
 
 
