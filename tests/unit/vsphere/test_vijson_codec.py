@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from datetime import UTC, datetime
 from typing import Any
 
@@ -132,6 +133,34 @@ def test_a_value_that_does_not_fit_its_type_is_refused(kind: str, value: Any) ->
 def test_bad_json_is_refused(data: bytes) -> None:
     with pytest.raises(JsonError):
         parse_json(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        ("[" * 65 + "]" * 65).encode("utf-16-le"), '{"a": 1}'.encode("utf-16"), '{"a": 1}'.encode("utf-32-be"),
+        b"]" * (1 << 20), b"[" + b"[],{}," * 30_000 + b"1]",
+    ],
+    ids=["deep UTF-16", "UTF-16", "UTF-32", "only closed", "many parts"],
+)  # fmt: skip
+def test_json_that_is_made_to_cost_is_refused(data: bytes) -> None:
+    with pytest.raises(JsonError):
+        parse_json(data)
+
+
+@pytest.mark.parametrize("piece", [b"x", b"\\\\"], ids=["plain", "escaped"])
+def test_a_long_string_takes_little_more_than_itself(piece: bytes) -> None:
+    text = b'"' + piece * ((4 << 20) // len(piece) - 2) + b'"'
+    tracemalloc.start()
+    try:
+        parse_json(text)
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(text)
+    finally:
+        tracemalloc.stop()
+
+
+def test_json_may_begin_with_a_mark_of_its_order() -> None:
+    assert parse_json('\ufeff{"a": "é"}'.encode()) == {"a": "é"}
 
 
 def test_brackets_in_strings_are_not_depth() -> None:

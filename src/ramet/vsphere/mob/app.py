@@ -57,7 +57,7 @@ def make_app(world: World) -> App:
             return _page(frame("Not found", [tag("h1", "Not found"), _home()]), 404)
         return await _signed_in(world, request)
 
-    return asgi(respond)
+    return asgi(respond, world)
 
 
 async def _signed_in(world: World, request: Request) -> Response:

@@ -39,7 +39,7 @@ def make_app(world: World) -> App:
         except ApiError as error:
             return _refusal(error, style)
 
-    return asgi(respond)
+    return asgi(respond, world)
 
 
 def _refusal(error: ApiError, style: Style) -> Response:

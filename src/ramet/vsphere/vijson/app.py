@@ -59,7 +59,7 @@ def make_app(world: World) -> App:
             status = 401 if isinstance(fault, vim.fault.NotAuthenticated) else 500
             return _json(status, fault_to_json(fault, version))
 
-    return asgi(respond)
+    return asgi(respond, world)
 
 
 def _address(path: str) -> _Address:

@@ -1,12 +1,13 @@
 """One HTTP exchange of raw ASGI, for the parts of the surface that answer with a whole body.
 
-    make = asgi(respond)                       # respond: async (Request) -> Response
+    make = asgi(respond, world)                # respond: async (Request) -> Response
     Request: method, path, query, headers, cookies, body, peer
     Response(status, body, kind, headers)
     await unless_gone(request, waiting)        # for what only waits: cancelled when the client has gone
 
-A body is read to the end before anything is done, and no further than MAX_BODY_BYTES: 413 beyond. What `respond` raises
-is a bug of ours: a plain 500 that tells nothing of the inside, and a line in the log.
+A body is read to the end before anything is done, and no further than MAX_BODY_BYTES, or MAX_ANONYMOUS_BYTES when the
+request's head names no open session: 413 beyond. What `respond` raises is a bug of ours: a plain 500 that tells nothing
+of the inside, and a line in the log.
 """
 
 from __future__ import annotations
@@ -15,18 +16,23 @@ import asyncio
 import base64
 import binascii
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 import structlog
 
-__all__ = ["MAX_BODY_BYTES", "App", "Request", "Response", "asgi", "unless_gone"]
+from ramet.vsphere.access.sessions import Sessions
+from ramet.vsphere.core.world import World
+
+__all__ = ["MAX_ANONYMOUS_BYTES", "MAX_BODY_BYTES", "App", "Request", "Response", "asgi", "unless_gone"]
 
 log = structlog.stdlib.get_logger(__name__)
 
 MAX_BODY_BYTES = 4 << 20
+MAX_ANONYMOUS_BYTES = 256 << 10
+"""Before a login there is nothing long to say."""
 COOKIE = "vmware_soap_session"
 SESSION_HEADER = "vmware-api-session-id"
 
@@ -111,11 +117,11 @@ class Response:
         return [(key.encode("latin-1"), value.encode("latin-1")) for key, value in (*kind, *length, *self.headers)]
 
 
-def asgi(respond: Callable[[Request], Awaitable[Response]]) -> App:
+def asgi(respond: Callable[[Request], Awaitable[Response]], world: World) -> App:
     async def app(scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise NotImplementedError(scope["type"])
-        request = await _read(scope, receive)
+        request = await _read(world, scope, receive)
         answer = Response(413) if request is None else await _answer(respond, request)
         await send({"type": "http.response.start", "status": answer.status, "headers": answer.head()})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else answer.body})
@@ -131,27 +137,40 @@ async def _answer(respond: Callable[[Request], Awaitable[Response]], request: Re
         return Response(500, b"Something went wrong inside the server; its log has the details.\n", "text/plain")
 
 
-async def _read(scope: Message, receive: Receive) -> Request | None:
+async def _read(world: World, scope: Message, receive: Receive) -> Request | None:
     """None when the body is too large: the rest of it is not read."""
+    request = _head(scope, receive)
+    most = MAX_ANONYMOUS_BYTES
     pieces, size = [], 0
     while True:
         message = await receive()
         piece = message.get("body", b"")
         size += len(piece)
-        if size > MAX_BODY_BYTES:
+        if size > most and _is_known(world, request):
+            most = MAX_BODY_BYTES
+        if size > most:
             return None
         pieces.append(piece)
         if message["type"] == "http.disconnect" or not message.get("more_body"):
             break
+    return replace(request, body=b"".join(pieces))
+
+
+def _head(scope: Message, receive: Receive) -> Request:
     return Request(
         method=scope["method"],
         path=scope["path"],
         query_string=scope.get("query_string", b"").decode("latin-1"),
         headers={key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]},
-        body=b"".join(pieces),
         peer=(scope.get("client") or ("",))[0],
         receive=receive,
     )
+
+
+def _is_known(world: World, request: Request) -> bool:
+    sessions = world.part(Sessions)
+    secrets = (request.session_secret, request.cookie(SESSION_HEADER))
+    return any(sessions.find(secret) is not None for secret in secrets)
 
 
 async def unless_gone(request: Request, waiting: Coroutine[Any, Any, T]) -> T:
