@@ -30,12 +30,12 @@ from ramet.host.inventory import Table
 from ramet.host.lockout import Lockout
 from ramet.model.access import (
     LONGEST_PASSWORD,
-    SHORTEST_PASSWORD,
     AddUser,
     Credentials,
     Role,
     User,
     UserView,
+    check_password,
     user_name,
 )
 
@@ -132,6 +132,7 @@ class Users:
             if user.role is Role.ADMINISTRATOR and len(self.table.all()) > 1:
                 self._check_another(user, "remove")
             await self.table.remove(user.name)
+            self._lockout.succeeded(user.name)
         self._end(user.name)
 
     async def set_role(self, name: str, role: Role) -> UserView:
@@ -149,12 +150,13 @@ class Users:
     async def set_password(self, name: str, password: str | None) -> Credentials:
         """A random one for None, which is told. Locks and sessions end."""
         _check_password(password)
+        self._find(name)
         fresh = password or random_password()
+        hashed = await self.hasher.hash(fresh)
         async with self._changing:
             user = self._find(name)
-            hashed = await self.hasher.hash(fresh)
             await self.table.put(user.changed(password_hash=hashed, changed_at=self.now(), locked_until=0.0))
-        self._lockout.succeeded(user.name)
+            self._lockout.succeeded(user.name)
         self._end(user.name)
         return Credentials(name=user.name, password=None if password else fresh)
 
@@ -162,7 +164,7 @@ class Users:
         async with self._changing:
             changed = self._find(name).changed(locked_until=0.0)
             await self.table.put(changed)
-        self._lockout.succeeded(changed.name)
+            self._lockout.succeeded(changed.name)
         return self._view(changed, 0)
 
     async def check(self, name: str, password: str) -> User | None:
@@ -176,7 +178,7 @@ class Users:
         if user is None:
             await self.hasher.verify_nobody(password)
             return None
-        if self.now() < user.locked_until:
+        if self.now() < self._locked_until(user):
             await self.hasher.verify_nobody(password)  # the time that it takes tells nothing either
             return None
         if self._is_proven(user, password):
@@ -201,7 +203,9 @@ class Users:
     async def _judge(self, before: User, right: bool, password: str) -> User | None:
         """It may have been removed, changed or locked while the password was verified."""
         user = self.table.get(before.name)
-        if user is None or user.password_hash != before.password_hash or self.now() < user.locked_until:
+        if user is None or user.password_hash != before.password_hash:
+            return None
+        if self.now() < self._locked_until(user):
             return None
         if right:
             self._lockout.succeeded(user.name)
@@ -210,8 +214,20 @@ class Users:
         until = self._lockout.failed(user.name, self.now())
         if until is not None:
             log.warning("a user is locked after wrong passwords", user=user.name)
-            await self.table.put(user.changed(locked_until=until))
+            await self._lock(user, until)
         return None
+
+    async def _lock(self, before: User, until: float) -> None:
+        """It holds in memory already. It is written in turn with the other changes, so that none of them is lost, and
+        not at all when one of them ended it."""
+        async with self._changing:
+            user = self.table.get(before.name)
+            if user is not None and self._lockout.until(user.name) == until:
+                await self.table.put(user.changed(locked_until=until))
+
+    def _locked_until(self, user: User) -> float:
+        """As it was written, or will be in a moment."""
+        return max(user.locked_until, self._lockout.until(user.name))
 
     def _is_proven(self, user: User, password: str) -> bool:
         proof = self._proven.get(user.name)
@@ -245,12 +261,13 @@ class Users:
             )
 
     def _view(self, user: User, sessions: int) -> UserView:
+        locked_until = self._locked_until(user)
         return UserView(
             name=user.name,
             role=user.role,
             created_at=user.created_at,
             password_changed_at=user.changed_at,
-            locked_until=user.locked_until if user.locked_until > self.now() else None,
+            locked_until=locked_until if locked_until > self.now() else None,
             sessions=sessions,
         )
 
@@ -265,14 +282,14 @@ class Hasher:
         self._nobody: str | None = None
 
     async def hash(self, password: str) -> str:
-        return await self._run(lambda: self._argon().hash(password))
+        return await self._run(lambda: self._argon().hash(_bytes(password)))
 
     async def verify(self, hashed: str, password: str) -> bool:
         from argon2.exceptions import InvalidHashError, VerificationError
 
         def verify() -> bool:
             try:
-                return bool(self._argon().verify(hashed, password))
+                return bool(self._argon().verify(hashed, _bytes(password)))
             except (VerificationError, InvalidHashError):
                 return False
 
@@ -305,6 +322,15 @@ def random_password() -> str:
     return "".join(secrets.choice(_RANDOM) for _ in range(20))
 
 
+def _bytes(password: str) -> bytes:
+    """Halves of characters, which JSON can carry and UTF-8 cannot, are no more than a wrong password."""
+    return password.encode(errors="surrogatepass")
+
+
 def _check_password(password: str | None) -> None:
-    if password is not None and not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
-        raise UsageError(f"A password has {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters.")
+    if password is None:
+        return
+    try:
+        check_password(password)
+    except ValueError as exc:
+        raise UsageError(f"{str(exc).capitalize()}.") from exc

@@ -72,9 +72,16 @@ class UserView(Model):
     """That are open now."""
 
 
-def _password(value: SecretStr) -> SecretStr:
-    if not SHORTEST_PASSWORD <= len(value.get_secret_value()) <= LONGEST_PASSWORD:
+def check_password(text: str) -> None:
+    """ValueError with the rule that a password breaks."""
+    if not SHORTEST_PASSWORD <= len(text) <= LONGEST_PASSWORD:
         raise ValueError(f"a password has {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters")
+    if any("\ud800" <= char <= "\udfff" for char in text):  # JSON can say so; no keyboard and no other client can
+        raise ValueError("a password has whole characters, not halves of them (surrogates)")
+
+
+def _password(value: SecretStr) -> SecretStr:
+    check_password(value.get_secret_value())
     return value
 
 

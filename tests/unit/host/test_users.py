@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
 from ramet.errors import BusyError, ConflictError, NotFoundError, StateError, UsageError
 from ramet.host.inventory import Inventory, Table
@@ -46,11 +46,15 @@ class Shelf(Table[User]):
     def __init__(self) -> None:
         self.items: dict[str, User] = {}
         self._items, self._what = self.items, "user"
+        self.slowness = 0
+        """Turns of the loop until a change is there, as with a store."""
 
     async def add(self, item: User) -> None:
         self.items[item.name] = item
 
     async def put(self, item: User) -> None:
+        for _ in range(self.slowness):
+            await asyncio.sleep(0)
         self.items[item.name] = item
 
     async def remove(self, key: str) -> None:
@@ -257,6 +261,75 @@ async def test_a_lock_that_comes_while_a_right_password_is_verified_holds() -> N
     await users.add(request("eve"))
     tries = [users.check("eve", word) for word in ("wrong", "wrong", "correct horse")]
     assert await asyncio.gather(*tries) == [None, None, None]
+
+
+async def failed_twice(users: Users) -> asyncio.Future[object]:
+    """The wrong passwords that lock; they are not done yet."""
+    return asyncio.ensure_future(asyncio.gather(users.check("eve", "wrong one"), users.check("eve", "wrong two")))
+
+
+async def test_a_lock_and_a_change_at_the_same_time_both_hold() -> None:
+    users = made(limits=LoginLimits(failures=2, lock_s=100))
+    await users.add(request("eve", Role.ADMINISTRATOR))
+    await users.add(request("root", Role.ADMINISTRATOR))
+    assert isinstance(users.table, Shelf)
+    users.table.slowness = 9
+    failing = await failed_twice(users)
+    await asyncio.gather(users.set_role("eve", Role.READ_ONLY), failing)
+    eve = users.get("eve")
+    assert eve is not None
+    assert eve.role is Role.READ_ONLY
+    assert eve.locked_until == 1100.0
+
+
+async def test_a_user_who_is_removed_while_being_locked_stays_away() -> None:
+    users = made(limits=LoginLimits(failures=2, lock_s=100))
+    await users.add(request("root", Role.ADMINISTRATOR))
+    await users.add(request("eve"))
+    assert isinstance(users.table, Shelf)
+    users.table.slowness = 9
+    failing = await failed_twice(users)
+    await asyncio.gather(users.set_role("root", Role.ADMINISTRATOR), users.remove("eve"), failing)
+    assert users.get("eve") is None
+    await users.add(request("eve"))
+    assert await users.check("eve", "correct horse")  # another user of that name has done nothing
+
+
+async def test_a_lock_holds_before_it_is_written_and_when_it_cannot_be() -> None:
+    users = made(limits=LoginLimits(failures=2, lock_s=100))
+    await users.add(request("eve"))
+
+    async def broken(item: User) -> None:
+        raise OSError("the disk is full")
+
+    users.table.put = broken  # type: ignore[method-assign]
+    await asyncio.gather(await failed_twice(users), return_exceptions=True)
+    assert await users.check("eve", "correct horse") is None
+    assert users.views()[0].locked_until == 1100.0
+
+
+async def test_an_unlock_ends_a_lock_that_is_being_written() -> None:
+    users = made(limits=LoginLimits(failures=2, lock_s=100))
+    await users.add(request("eve"))
+    assert isinstance(users.table, Shelf)
+    users.table.slowness = 9
+    await asyncio.gather(users.unlock("eve"), await failed_twice(users))
+    assert await users.check("eve", "correct horse")
+
+
+async def test_halves_of_characters_are_wrong_passwords_and_no_more(tmp_path: Path) -> None:
+    half = "\ud800" * 8
+    users = Users(Shelf(), hasher=Hasher(time_cost=1, memory_kib=64))
+    await users.add(request("eve"))
+    assert await users.check("eve", half) is None
+    assert await users.check("nobody", half) is None
+    assert not await users.hasher.verify(await users.hasher.hash("correct horse"), half)
+    with pytest.raises(UsageError, match="whole characters"):
+        await users.set_password("eve", half)
+    with pytest.raises(ValidationError, match=r"whole characters|valid string|unicode"):
+        request("mal", password=half)
+    with pytest.raises(UsageError, match="8 to 256"):
+        await users.set_password("eve", "")
 
 
 async def test_too_many_logins_at_a_time_are_refused() -> None:
