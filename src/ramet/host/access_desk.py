@@ -249,6 +249,7 @@ class AccessDesk:
         if self._bound is None or self._listener is None:
             return
         certificate = await self._prepare(self._bound[0])
+        self._problem = None
         if self._certificate is None or certificate.fingerprint != self._certificate.fingerprint:
             self._listener.renew(certificate)
             self._certificate = certificate

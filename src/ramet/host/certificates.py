@@ -7,7 +7,8 @@
 The authority (`ca.pem`, `ca.key`) lasts ten years, the server's certificate (`server.pem`, `server.key`) thirteen
 months; it is renewed a month before its end, and when the host has names or addresses that it is not for. Keys are
 ECDSA P-256, readable by the daemon alone. The authority's certificate is the one thing that clients have to trust, and
-it stays the same when the server's is renewed.
+it stays the same when the server's is renewed. So it is never replaced because it cannot be read: what is damaged is
+refused, and only where there is none, or it would end before what it signs, is one made.
 """
 
 from __future__ import annotations
@@ -22,13 +23,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import structlog
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from ramet.errors import UsageError
+from ramet.errors import DamagedError, UsageError
+
+log = structlog.stdlib.get_logger(__name__)
 
 CA_DAYS = 3650
 SERVER_DAYS = 397
@@ -48,6 +52,9 @@ class Certificate:
     ca_file: Path | None
     """None for the user's own."""
     fingerprint: str
+    """SHA-256."""
+    sha1: str
+    """The same by SHA-1, by which older clients know certificates."""
     not_after: float
     names: tuple[str, ...]
 
@@ -76,7 +83,8 @@ class Certificates:
     """The user's certificate and key."""
 
     def prepare(self, addresses: Sequence[str] = (), now: datetime | None = None) -> Certificate:
-        """`addresses` the server listens on. UsageError for the user's files, OSError for ours."""
+        """`addresses` the server listens on. UsageError for the user's files; DamagedError for an authority
+        that cannot be used, OSError for other files of ours."""
         if self.own is not None:
             return _describe(*self.own, None)
         moment = now or datetime.now(UTC)
@@ -90,13 +98,38 @@ class Certificates:
 
     def _authority(self, now: datetime) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
         """The one that is there; a new one where there is none, or it would end before what it signs."""
-        with contextlib.suppress(OSError, ValueError, UnsupportedAlgorithm):
-            certificate = x509.load_pem_x509_certificate((self.folder / "ca.pem").read_bytes())
-            key = _load_key(self.folder / "ca.key")
-            good_until = certificate.not_valid_after_utc - timedelta(days=SERVER_DAYS + RENEW_DAYS)
-            if key.public_key() == certificate.public_key() and now < good_until:
-                return certificate, key
+        found = self._read_authority()
+        if found is None:
+            return self._make_authority(now)
+        if now < found[0].not_valid_after_utc - timedelta(days=SERVER_DAYS + RENEW_DAYS):
+            return found
+        log.warning("the authority is near its end: a new one is made, and clients have to trust that")
+        (self.folder / "ca.pem").unlink()  # a key alone, should this be cut short, is an authority that never was
         return self._make_authority(now)
+
+    def _read_authority(self) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey] | None:
+        """None where there is no certificate: a key alone is what is left of a making that was cut short."""
+        try:
+            pem = (self.folder / "ca.pem").read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            raise self._damaged(_reason(exc)) from exc
+        try:
+            certificate, key = x509.load_pem_x509_certificate(pem), _load_key(self.folder / "ca.key")
+            belongs = key.public_key() == certificate.public_key()
+        except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as exc:  # TypeError: the key is encrypted
+            raise self._damaged(_reason(exc)) from exc
+        if not belongs:
+            raise self._damaged("the key is another certificate's")
+        return certificate, key
+
+    def _damaged(self, what: str) -> DamagedError:
+        return DamagedError(
+            f"The authority in {self.folder} cannot be used, and clients trust it: {what}.",
+            hint="Put ca.pem and ca.key back from a copy; or remove both, and a new one is made, which clients have to "
+            "be told to trust.",
+        )
 
     def _make_authority(self, now: datetime) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
         key = ec.generate_private_key(ec.SECP256R1())
@@ -202,12 +235,12 @@ def _describe(file: Path, key_file: Path, ca_file: Path | None) -> Certificate:
             f"The certificate {file} or its key cannot be read: {_reason(exc)}.",
             hint="Both are files in PEM that the daemon may read.",
         ) from exc
-    digest = certificate.fingerprint(hashes.SHA256())
     return Certificate(
         file=file,
         key_file=key_file,
         ca_file=ca_file,
-        fingerprint=digest.hex(":").upper(),
+        fingerprint=certificate.fingerprint(hashes.SHA256()).hex(":").upper(),
+        sha1=certificate.fingerprint(hashes.SHA1()).hex(":").upper(),
         not_after=certificate.not_valid_after_utc.timestamp(),
         names=tuple(_names_of(certificate)),
     )

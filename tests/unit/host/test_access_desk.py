@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ramet.errors import ConflictError, UsageError
+from ramet.errors import ConflictError, DamagedError, UsageError
 from ramet.host.access_desk import AccessDesk
 from ramet.host.certificates import Certificate
 from ramet.host.events import EventLog
@@ -149,6 +149,22 @@ async def test_a_certificate_that_was_renewed_is_shown_from_then_on(tmp_path: Pa
         await desk._look()
         assert listener.certificate != before
         assert desk.vsphere().fingerprint_sha256 == (listener.certificate and listener.certificate.fingerprint)
+
+
+async def test_a_damaged_authority_is_told_and_the_clients_that_trust_it_are_served(tmp_path: Path) -> None:
+    listener, pem = FakeListener(), tmp_path / "tls" / "ca.pem"
+    async with opened(tmp_path, listener, vsphere_listen="127.0.0.1:8443") as desk:
+        whole, certificate = pem.read_bytes(), listener.certificate
+        pem.write_text("nonsense")
+        await desk._look()
+        assert "cannot be used" in str(desk.vsphere().problem)
+        assert (listener.certificate, listener.closed) == (certificate, 0)
+        with pytest.raises(DamagedError, match="from a copy"):
+            await desk.set_vsphere(SetVsphere(on=True))
+        pem.write_bytes(whole)
+        await desk._look()
+        assert desk.vsphere().problem is None
+        assert listener.certificate == certificate
 
 
 async def test_a_certificate_without_its_key_is_refused(tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
-from ramet.errors import UsageError
+from ramet.errors import DamagedError, UsageError
+from ramet.host import certificates as certificates_module
 from ramet.host.certificates import Certificate, Certificates, host_names
 
 NOW = datetime.now(UTC)
@@ -83,13 +85,98 @@ def test_it_is_made_anew_for_a_new_address(tmp_path: Path) -> None:
     assert second.fingerprint != first.fingerprint
 
 
-@pytest.mark.parametrize("name", ["server.pem", "server.key", "ca.pem", "ca.key"])
-def test_a_damaged_file_is_replaced(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["server.pem", "server.key"])
+def test_a_damaged_file_of_the_servers_is_replaced(tmp_path: Path, name: str) -> None:
     Certificates(tmp_path / "tls").prepare()
     (tmp_path / "tls" / name).write_text("nonsense")
     made = Certificates(tmp_path / "tls").prepare()
     made.context()
     loaded(made.file).verify_directly_issued_by(loaded(tmp_path / "tls" / "ca.pem"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [(name, how) for name in ("ca.pem", "ca.key") for how in ("nonsense", "", "other", "folder")]
+    + [("ca.key", "encrypted"), ("ca.key", "gone")],
+)
+def test_a_damaged_authority_is_refused_and_nothing_replaces_it(tmp_path: Path, name: str, how: str) -> None:
+    tls = tmp_path / "tls"
+    Certificates(tls).prepare()
+    before = contents(tls)
+    spoil(tls / name, how, tmp_path)
+    spoiled = contents(tls)
+    for _ in range(2):
+        with pytest.raises(DamagedError, match="cannot be used") as caught:
+            Certificates(tls).prepare(["192.0.2.77"])
+        assert "from a copy" in str(caught.value)
+        assert contents(tls) == spoiled
+    if how == "folder":
+        (tls / name).rmdir()
+    (tls / name).write_bytes(before[name])  # back from a copy
+    Certificates(tls).prepare()
+    assert contents(tls) == before
+
+
+def spoil(path: Path, how: str, elsewhere: Path) -> None:
+    if how == "other":
+        Certificates(elsewhere / "other").prepare()
+        path.write_bytes((elsewhere / "other" / path.name).read_bytes())
+    elif how == "encrypted":
+        key = serialization.load_pem_private_key(path.read_bytes(), None)
+        path.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.BestAvailableEncryption(b"secret"),
+            )
+        )
+    elif how in ("folder", "gone"):
+        path.unlink()
+        if how == "folder":
+            path.mkdir()
+    else:
+        path.write_text(how)
+
+
+@pytest.mark.parametrize("left", [(), ("ca.key",), ("server.pem", "server.key"), ("ca.key", "server.pem")])
+def test_where_there_is_no_authority_one_is_made(tmp_path: Path, left: tuple[str, ...]) -> None:
+    tls = tmp_path / "tls"
+    first = Certificates(tls).prepare()
+    for name in set(contents(tls)) - set(left):
+        (tls / name).unlink()
+    made = Certificates(tls).prepare()
+    made.context()
+    assert made.fingerprint != first.fingerprint
+    loaded(made.file).verify_directly_issued_by(loaded(tls / "ca.pem"))
+
+
+@pytest.mark.parametrize("done", [0, 1])
+def test_a_renewal_of_the_authority_that_is_cut_short_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: int
+) -> None:
+    tls, writes = tmp_path / "tls", 0
+    Certificates(tls).prepare(now=NOW)
+    write = certificates_module._write
+
+    def cut(path: Path, data: bytes, mode: int) -> None:
+        nonlocal writes
+        writes += 1
+        if writes > done:
+            raise OSError(28, "No space left on device")
+        write(path, data, mode)
+
+    late = NOW + timedelta(days=3300)
+    with monkeypatch.context() as patched:
+        patched.setattr(certificates_module, "_write", cut)
+        with pytest.raises(OSError, match="No space"):
+            Certificates(tls).prepare(now=late)
+    made = Certificates(tls).prepare(now=late)
+    loaded(made.file).verify_directly_issued_by(loaded(tls / "ca.pem"))
+    made.context()
 
 
 def test_the_users_own_is_used_as_it_is(tmp_path: Path) -> None:
