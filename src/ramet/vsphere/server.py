@@ -82,6 +82,8 @@ class Protocol(HttpToolsProtocol):
     # Called by the parser; what they raise ends the connection with 400.
 
     def on_message_begin(self) -> None:
+        if self._is_asked:  # uvicorn would put this one in a queue without end, and read its head into the other's
+            raise ValueError("one request at a time")
         super().on_message_begin()
         self.in_head, self.idle_since, self.header_bytes = True, None, 0
 
@@ -120,7 +122,15 @@ class Protocol(HttpToolsProtocol):
             self.answer_timer.cancel()
             self.answer_timer = None
 
+    @property
+    def _is_asked(self) -> bool:
+        """There is a request that has not had its whole answer."""
+        return self.cycle is not None and not self.cycle.response_complete
+
     def send_400_response(self, msg: str) -> None:
+        if self._is_asked and self.cycle.response_started:
+            self._cut()  # it would stand in the middle of that answer
+            return
         super().send_400_response(msg)
         self._arm(REFUSED_S, self._cut)  # TLS would wait for the other side's farewell
 
