@@ -50,5 +50,6 @@ def configure(settings: Settings) -> None:
 
 def _renderer(as_console: bool) -> list[Any]:
     if as_console:
-        return [structlog.dev.ConsoleRenderer()]
+        # structlog's own choice, where rich is installed, prints the local variables too: passwords among them
+        return [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
     return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]

@@ -12,7 +12,8 @@ from ramet.errors import UsageError
 class Model(BaseModel):
     """A frozen, validated value. Change it with ``model_copy(update=…)`` or `changed`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # what was given may be a password, and the text of an error may come to the log
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     def changed(self, **update: Any) -> Self:
         """A copy with some fields replaced, validated again (``model_copy`` does not validate). Raises UsageError."""
