@@ -1,9 +1,9 @@
 """Many clones from one moment, a few at a time: what fails is taken back for itself, what is good stays.
 
-More at once than there are processors only makes each of them slower, so `Limits.parallel_forks` bounds them. Each goes
-through all of it, prepare, fork, become, before it gives its place to the next: a hundred clones in the making would
-hold a hundred times the descriptors. Those that run give way to those that do not yet: a guest that wakes up takes more
-of a processor, under emulation, than it took to make its VM.
+More at once than there are processors only makes each of them slower, so `Limits.parallel_forks` bounds them: each is
+prepared, forked and loaded before it gives its place to the next. Loaded, it waits for the others, and they all run
+together: a guest that wakes up takes more of a processor, under emulation, than it took to make its VM, and the first
+would hold up the rest.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ramet.clone.check import Order
 from ramet.clone.quiesce import Quiesced
-from ramet.clone.seedling import Seedling, become, new_record, prepare
+from ramet.clone.seedling import Seedling, confine, hatch, new_record, prepare, record, release, run, set_links
 from ramet.errors import RametError, from_os_error
 from ramet.hypervisor.fork import ForkReply, ForkRequest
 from ramet.machine.live import LiveMachine
@@ -28,8 +28,8 @@ Adopt = Callable[[LiveMachine], Awaitable[None]]
 """Called with a clone's LiveMachine when its record is about to be needed: the host takes it into the inventory."""
 Fork = Callable[[ForkRequest], Awaitable[ForkReply]]
 """Asks the process that holds the moment's memory for one fork."""
-Told = Callable[[Seedling | None, int, int], None]
-"""Called after each clone, which is None when it failed: how many are done, and of how many."""
+Told = Callable[[int, int], None]
+"""Called after each clone, whatever became of it: how many are done, and of how many."""
 
 
 @dataclass(frozen=True)
@@ -77,63 +77,96 @@ async def grow_all(
     live: LiveMachine, order: Order, fork: Fork, ground: Ground, adopt: Adopt, told: Told = lambda *_: None
 ) -> Harvest:
     """Every clone of the order. On cancellation none is left; a failure costs its own clone only."""
-    harvest, gate = Harvest(), asyncio.Semaphore(live.rooms.limits.parallel_forks)
+    growth = _Growth(live, order, fork, ground, adopt, told)
+    try:
+        await growth.hatch()
+        return (await growth.release()).check()
+    except BaseException:
+        await asyncio.shield(discard_all(growth.loaded))
+        raise
 
-    async def one(index: int) -> None:
-        async with gate:
-            seedling = None
-            name = order.names[index]
+
+class _Growth:
+    """An order in the making."""
+
+    def __init__(self, live: LiveMachine, order: Order, fork: Fork, ground: Ground, adopt: Adopt, told: Told) -> None:
+        self._live, self._order, self._fork, self._ground, self._adopt = live, order, fork, ground, adopt
+        self._told, self._tried = told, 0
+        self._gate = asyncio.Semaphore(live.rooms.limits.parallel_forks)
+        self.loaded: list[Seedling] = []
+        """And still."""
+        self.harvest = Harvest()
+
+    async def hatch(self) -> None:
+        """All of them, up to the first instruction."""
+        await _each(self._hatch(index) for index in range(len(self._order.names)))
+
+    async def _hatch(self, index: int) -> None:
+        name = self._order.names[index]
+        async with self._gate:
             try:
-                record = record_of(live, order, index, ground.moment_id)
-                seedling = await _grow(live, record, fork, ground, adopt, gives_way=len(order.names) > 1)
-                harvest.seedlings.append(seedling)
-            except RametError as exc:
-                harvest.failures[name] = exc
-            except OSError as exc:
-                harvest.failures[name] = from_os_error(exc)
-            told(seedling, len(harvest.seedlings) + len(harvest.failures), len(order.names))
+                vm = record_of(self._live, self._order, index, self._ground.moment_id)
+                seedling = await self._loaded(vm)
+            except (RametError, OSError) as exc:
+                self._note(name, exc)
+            else:
+                self.loaded.append(seedling)
+        if name not in self.harvest.failures and len(self._order.names) > 1:
+            await self._good(_settle, seedling)
+        self._tried += 1
+        self._told(self._tried, len(self._order.names))
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for index in range(len(order.names)):
-                group.create_task(one(index))
-    except BaseException:
-        await asyncio.shield(discard_all(harvest.seedlings))
-        raise
-    await asyncio.to_thread(_take_their_shares, harvest.seedlings)
-    harvest.seedlings.sort(key=lambda seedling: order.vm_ids.index(seedling.live.id))
-    return harvest.check()
+    async def _loaded(self, vm: Vm) -> Seedling:
+        preparing = time.monotonic()
+        seedling = await prepare(self._live, vm, self._ground.layers)
+        try:
+            seedling.timings = seedling.timings.changed(prepare=(time.monotonic() - preparing) * 1000)
+            reach("clone.prepared")
+            await hatch_forked(seedling, await self._fork(seedling.asked), self._ground, self._adopt)
+        except BaseException:
+            await asyncio.shield(discard_all([seedling]))
+            raise
+        return seedling
+
+    async def release(self) -> Harvest:
+        """Let them run, and write it down only then: their guests leave little of the processors for that."""
+        for step in (run, record) if len(self._order.names) > 1 else (release,):
+            await _each(self._good(step, seedling) for seedling in tuple(self.loaded))
+        self.harvest.seedlings = sorted(self.loaded, key=lambda seedling: self._order.vm_ids.index(seedling.live.id))
+        return self.harvest
+
+    async def _good(self, work: Callable[[Seedling], Awaitable[None]], seedling: Seedling) -> None:
+        try:
+            await work(seedling)
+        except (RametError, OSError) as exc:
+            self.loaded.remove(seedling)
+            self._note(seedling.live.name, exc)
+            await asyncio.shield(discard_all([seedling]))
+
+    def _note(self, name: str, exc: RametError | OSError) -> None:
+        self.harvest.failures[name] = exc if isinstance(exc, RametError) else from_os_error(exc)
 
 
-def _take_their_shares(seedlings: Sequence[Seedling]) -> None:
-    for seedling in seedlings:
-        seedling.live.take_its_share()
+async def _settle(seedling: Seedling) -> None:
+    """What would hold the others up when all are let go."""
+    await set_links(seedling)
+    await confine(seedling)
 
 
-async def _grow(
-    live: LiveMachine, record: Vm, fork: Fork, ground: Ground, adopt: Adopt, *, gives_way: bool
-) -> Seedling:
-    preparing = time.monotonic()
-    seedling = await prepare(live, record, ground.layers)
-    seedling.live.gives_way = gives_way
-    try:
-        seedling.timings = seedling.timings.changed(prepare=(time.monotonic() - preparing) * 1000)
-        reach("clone.prepared")
-        await become_forked(seedling, await fork(seedling.asked), ground, adopt)
-    except BaseException:
-        await asyncio.shield(discard_all([seedling]))
-        raise
-    return seedling
+async def _each(works: Iterable[Coroutine[None, None, None]]) -> None:
+    async with asyncio.TaskGroup() as group:
+        for work in works:
+            group.create_task(work)
 
 
-async def become_forked(seedling: Seedling, reply: ForkReply, ground: Ground, adopt: Adopt) -> None:
-    """From the fork to a machine that runs and that others can see."""
+async def hatch_forked(seedling: Seedling, reply: ForkReply, ground: Ground, adopt: Adopt) -> None:
+    """From the fork to a machine that is loaded and that others can see."""
     seedling.forked(reply)
     reach("clone.forked")
     seedling.timings = seedling.timings.changed(fork=reply.fork_ms)
     await adopt(seedling.live)
     reach("clone.adopted")
-    await become(seedling, ground.device_state, ground.pending_rpc)
+    await hatch(seedling, ground.device_state, ground.pending_rpc)
 
 
 async def discard_all(seedlings: Sequence[Seedling]) -> None:

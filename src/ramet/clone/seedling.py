@@ -163,14 +163,6 @@ async def _open(seedling: Seedling) -> None:
     seedling.request = ForkRequest(plan.argv, plan.env, (*stdio, *plan.table.fds), plan.name)
 
 
-async def become(seedling: Seedling, device_state: bytes, pending_rpc: bytes) -> None:
-    """From a fresh QEMU to a running VM. On failure the caller discards the seedling."""
-    await hatch(seedling, device_state, pending_rpc)
-    running = time.monotonic()
-    seedling.running_at = await release(seedling.live)
-    seedling.timings = seedling.timings.changed(running=(seedling.running_at - running) * 1000)
-
-
 async def hatch(seedling: Seedling, device_state: bytes, pending_rpc: bytes) -> None:
     """From a fresh QEMU to a VM that is loaded and stands still, a `cont` away from running."""
     live, process = seedling.live, seedling.process
@@ -186,17 +178,32 @@ async def hatch(seedling: Seedling, device_state: bytes, pending_rpc: bytes) -> 
     reach("clone.loaded")
 
 
-async def release(live: LiveMachine) -> float:
-    """Let a loaded clone go: its first instruction. Returns when that was, on the monotonic clock, in seconds."""
-    process = live.require_process()
-    await _set_links(live)
-    await live.qmp.cont()
-    running_at = time.monotonic()
-    reach("clone.running")
-    await live.mark_running(process, launched=False)
+async def release(seedling: Seedling) -> None:
+    """From a loaded VM to one that runs. On failure the caller discards the seedling."""
+    await set_links(seedling)
+    await run(seedling)
+    await record(seedling)
     # Until here it was held by the limits of the group it was born in; moving takes tens of milliseconds on v1.
-    await asyncio.to_thread(live.confine, process)
-    return running_at
+    await confine(seedling)
+
+
+async def run(seedling: Seedling) -> None:
+    """The first instruction of a VM that is loaded, with its links as they are to be."""
+    began = time.monotonic()
+    await seedling.live.qmp.cont()
+    seedling.running_at = time.monotonic()
+    seedling.timings = seedling.timings.changed(running=(seedling.running_at - began) * 1000)
+    reach("clone.running")
+
+
+async def record(seedling: Seedling) -> None:
+    """It runs, and its record says so."""
+    await seedling.live.mark_running(seedling.live.require_process(), launched=False)
+
+
+async def confine(seedling: Seedling) -> None:
+    """Into its own control group, with its limits."""
+    await asyncio.to_thread(seedling.live.confine, seedling.live.require_process())
 
 
 def _with_own_macs(seedling: Seedling, device_state: bytes) -> bytes:
@@ -235,8 +242,9 @@ async def _in_qemus_words(live: LiveMachine, process: QemuProcess, error: QemuEr
     return error
 
 
-async def _set_links(live: LiveMachine) -> None:
+async def set_links(seedling: Seedling) -> None:
     """Before the first instruction: a clone without an identity of its own says nothing on any network."""
+    live = seedling.live
     for nic in live.vm.machine.nics:
         connected = nic.connected and not live.vm.identity.holds_links_down
         await live.qmp.set_link(nic.id, up=connected)

@@ -20,11 +20,11 @@ from functools import partial
 
 from ramet.clone import moments
 from ramet.clone.check import Order
-from ramet.clone.growth import Adopt, Ground, Harvest, Told, become_forked, discard_all, grow_all, note_times, record_of
+from ramet.clone.growth import Adopt, Ground, Harvest, Told, discard_all, grow_all, hatch_forked, note_times, record_of
 from ramet.clone.holder import fork_from, held, planned_holder
 from ramet.clone.moments import StaleVerdict, Taken
 from ramet.clone.quiesce import Quiesced, quiesced
-from ramet.clone.seedling import prepare
+from ramet.clone.seedling import prepare, release
 from ramet.clone.zygote import begin, fork_frozen
 from ramet.errors import DamagedError
 from ramet.hypervisor.fork import ForkRequest
@@ -75,7 +75,8 @@ async def _one_from_stun(
     try:
         taken, done = await _take(live, order, turns, [seedling.asked])
         seedling.live.vm = seedling.live.vm.changed(identity=_after(seedling.live.vm.identity, done))
-        await become_forked(seedling, taken.result.forks[0], _ground(taken, moment_id), adopt)
+        await hatch_forked(seedling, taken.result.forks[0], _ground(taken, moment_id), adopt)
+        await release(seedling)
     except BaseException:
         await asyncio.shield(discard_all([seedling]))
         raise

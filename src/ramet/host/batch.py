@@ -77,7 +77,7 @@ class Batch:
 def batch_progress(handle: TaskHandle, total: int) -> Told:
     """Counts clones in the task's progress."""
 
-    def told(seedling: Seedling | None, done: int, of: int) -> None:
+    def told(done: int, of: int) -> None:
         handle.progress(_GROWN_PERCENT * (total - of + done) / total, f"{total - of + done} of {total} clones")
 
     return told

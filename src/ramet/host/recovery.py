@@ -23,12 +23,15 @@ from ramet.hypervisor.stun_client import release
 from ramet.machine.blocks import follow_disks
 from ramet.machine.hardware import follow_devices
 from ramet.machine.live import LiveMachine
+from ramet.machine.paths import StatePaths
 from ramet.model.host import JournalEntry
 from ramet.model.machine import Vm, VmState
 from ramet.network.taps import tap_name
 
 _log = logging.getLogger(__name__)
 
+_AT_ONCE = 500
+"""VMs that one turn in a thread looks at."""
 _PAUSE_REASONS = {"io-error": "disk error or full disk", "guest-panicked": "guest panicked", "internal-error": "QEMU"}
 
 
@@ -42,8 +45,7 @@ class Recovery:
     async def run(self) -> None:
         entries = self._journal.pending()
         unborn = {str(vm_id) for entry in entries for vm_id in entry.detail.get("clones", ())}
-        for vm in self._floor.inventory.vms():
-            await self._recover_vm(vm, half_made=vm.id in unborn)
+        await self._recover_all(self._floor.inventory.vms(), unborn)
         for entry in entries:
             await self._settle(entry)
             await self._journal.erase(entry.id)
@@ -52,13 +54,35 @@ class Recovery:
 
     # -- VMs -------------------------------------------------------------------------------------------------------
 
-    async def _recover_vm(self, vm: Vm, *, half_made: bool) -> None:
+    async def _recover_all(self, vms: list[Vm], unborn: set[str]) -> None:
+        """Those that were off many at a time: of them there may be thousands, and a thread for each takes a minute."""
+        off = [vm for vm in vms if vm.process is None]
+        for start in range(0, len(off), _AT_ONCE):
+            lives = [self._know(vm) for vm in off[start : start + _AT_ONCE]]
+            await asyncio.to_thread(self._clear_behind, lives)
+            for live in lives:
+                await self._note_end(live, half_made=live.id in unborn)
+        for vm in vms:
+            if vm.process is not None:
+                await self._recover_vm(self._know(vm), half_made=vm.id in unborn)
+
+    def _know(self, vm: Vm) -> LiveMachine:
         live = LiveMachine(self._floor.rooms, vm)
         self._floor.add(live)
-        process = QemuProcess.adopt(vm.process, log_dir=self._floor.rooms.paths.vm(vm.id)) if vm.process else None
+        return live
+
+    def _clear_behind(self, lives: list[LiveMachine]) -> None:
+        """Of VMs without a process: what somebody else's fork left, and their control groups. Blocking."""
+        for live in lives:
+            self._end_all_behind(live.run_dir.path)
+            live.unconfine()
+
+    async def _recover_vm(self, live: LiveMachine, *, half_made: bool) -> None:
+        recorded = live.vm.process
+        process = QemuProcess.adopt(recorded, log_dir=self._floor.rooms.paths.vm(live.id)) if recorded else None
         if process is None:
-            await self._end_behind(self._floor.rooms.paths.vm_run(vm.id))
-            await self._without_process(live, half_made=half_made)
+            await asyncio.to_thread(self._clear_behind, [live])
+            await self._note_end(live, half_made=half_made)
             return
         await self._end_behind(live.run_dir.zygote.path)  # the next clone makes another
         await self._try_adopt(live, process)
@@ -66,7 +90,6 @@ class Recovery:
     async def _try_adopt(self, live: LiveMachine, process: QemuProcess) -> bool:
         """A VM that does not answer is left alone, and tried again: a busy QEMU is no reason to lose a guest."""
         try:
-            await asyncio.to_thread(live.take_its_share)  # it may have given way to others that are no more
             await self._adopt(live, process)
             await asyncio.to_thread(live.confine, process)  # it may have been cut off before
             if live.process is None:
@@ -86,7 +109,8 @@ class Recovery:
                 continue
             process = QemuProcess.adopt(live.vm.process, log_dir=self._floor.rooms.paths.vm(live.id))
             if process is None:
-                await self._without_process(live, half_made=False)
+                await asyncio.to_thread(live.unconfine)
+                await self._note_end(live, half_made=False)
             else:
                 found |= await self._try_adopt(live, process)
         return found
@@ -97,9 +121,9 @@ class Recovery:
             if live.group_left and not live.vm.is_on:
                 await asyncio.to_thread(live.unconfine)
 
-    async def _without_process(self, live: LiveMachine, *, half_made: bool) -> None:
+    async def _note_end(self, live: LiveMachine, *, half_made: bool) -> None:
+        """The record of one without a process says so."""
         vm = live.vm
-        await asyncio.to_thread(live.unconfine)
         if vm.is_pooled or (half_made and vm.state is VmState.STARTING):
             await self._floor.rooms.book.forget(vm.id)
         elif vm.state is VmState.STARTING and self._floor.rooms.paths.suspended_state(vm.id).exists():
@@ -185,9 +209,8 @@ class Recovery:
 
     async def _remove_strays(self) -> None:
         rooms = self._floor.rooms
-        for live in self._floor.machines.values():
-            if live.vm.state is not VmState.SUSPENDED:
-                rooms.paths.suspended_state(live.id).unlink(missing_ok=True)
+        stale = [live.id for live in self._floor.machines.values() if live.vm.state is not VmState.SUSPENDED]
+        await asyncio.to_thread(_remove_suspended, rooms.paths, stale)
         on = {live.id for live in self._floor.machines.values() if live.vm.is_on}
         for directory in rooms.paths.run.iterdir():
             if directory.is_dir() and directory != rooms.paths.native and directory.name not in on:
@@ -207,8 +230,18 @@ class Recovery:
 
     async def _end_behind(self, directory: Path) -> None:
         """End processes that nobody recorded: the library in them says who they are."""
+        await asyncio.to_thread(self._end_all_behind, directory)
+
+    def _end_all_behind(self, directory: Path) -> None:
+        if not directory.exists():
+            return
         for place in (RunDir(directory), RunDir(directory).zygote):
-            await asyncio.to_thread(end_behind, place, self._floor.rooms.native)
+            end_behind(place, self._floor.rooms.native)
+
+
+def _remove_suspended(paths: StatePaths, vm_ids: list[str]) -> None:
+    for vm_id in vm_ids:
+        paths.suspended_state(vm_id).unlink(missing_ok=True)
 
 
 def _taps_of(live: LiveMachine) -> dict[str, str]:

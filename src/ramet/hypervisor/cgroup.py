@@ -20,7 +20,6 @@ _MIN_QUOTA_US = 1_000
 _WEIGHT, _MAX_WEIGHT = 100, 10_000
 _SHARES, _MAX_SHARES = 1024, 262_144
 """Of one task, and the most the kernel takes: cpu.weight of v2, cpu.shares of v1."""
-_FAINT_WEIGHT, _FAINT_SHARES = 1, 8
 _UNIFIED = ""
 """Stands for the one hierarchy of cgroup v2, where /proc/self/cgroup names no controller."""
 
@@ -96,16 +95,6 @@ class VmGroup:
             if problem is not None:
                 return problem
         return None
-
-    def set_share(self, *, faint: bool) -> str | None:
-        """Of its lineage's processor time where that is short: as any other VM's, or next to none."""
-        place = self._lineage("cpu")
-        if place is None:
-            return self._missing("cpu")
-        directory, is_v2 = place[0] / f"vm-{self._vm_id}", place[1]
-        if is_v2:
-            return _write(directory / "cpu.weight", str(_FAINT_WEIGHT if faint else _WEIGHT))
-        return _write(directory / "cpu.shares", str(_FAINT_SHARES if faint else _SHARES))
 
     def set_cpu_limit(self, percent: int | None) -> str | None:
         """Percent of one processor: 150 is one and a half; None lifts the limit."""

@@ -79,8 +79,6 @@ class LiveMachine:
         self.zygote_lock = asyncio.Lock()
         self.while_frozen = contextlib.AsyncExitStack()
         """Ends what lasts until the VM is thawed, its process ends, or the daemon lets go of it."""
-        self.gives_way = False
-        """Others of its request are still being made: until they are, its guest runs on what they leave."""
         self.group_left = False
         """It is off, and its control group could not be removed."""
         self.ended = asyncio.Event()
@@ -142,18 +140,12 @@ class LiveMachine:
         """Put the process into the VM's control group, with its limits; on a host without them it runs as it is."""
         group, limit = self._group, self.vm.machine.cpu_limit_percent
         problem = group.create()
-        group.set_share(faint=self.gives_way)  # a host without such groups has no shares either
         problem = problem or group.add(process.pid) or group.set_pids_limit(MAX_THREADS)
         if limit is not None:
             problem = problem or group.set_cpu_limit(limit)
         if problem is not None:
             _log.info("%s runs without limits: %s", self.name, problem)
         self.mark_expendable(process)
-
-    def take_its_share(self) -> None:
-        """Give way no longer."""
-        self.gives_way = False
-        self._group.set_share(faint=False)
 
     def mark_expendable(self, process: QemuProcess) -> None:
         """Say how soon the kernel is to end it when memory is short."""

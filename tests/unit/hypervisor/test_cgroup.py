@@ -79,18 +79,6 @@ def test_every_vm_weighs_the_same_and_all_of_them_as_two_tasks_a_processor(tmp_p
     assert (base / "lineage-one" / "cpu.shares").read_text() == "1024"
 
 
-def test_a_vm_can_give_way_and_take_its_share_again(tmp_path: Path) -> None:
-    host = look(tmp_path, v1(tmp_path, *CONTROLLERS))
-    group, shares = host.group("one", "a"), tmp_path / "cpu/ramet/lineage-one/vm-a/cpu.shares"
-    assert group.create() is None
-    assert group.set_share(faint=True) is None
-    assert int(shares.read_text()) < 32
-    assert group.set_share(faint=False) is None
-    assert shares.read_text() == "1024"
-    without = look(tmp_path, [])
-    assert without.group("one", "a").set_share(faint=True) == "cpu: control groups are not mounted"
-
-
 def test_lineages_weigh_as_their_vms_in_v2(tmp_path: Path) -> None:
     host = look(tmp_path, v2(tmp_path, "cpu memory pids"))
     lineage = tmp_path / "unified/ramet/lineage-one"
