@@ -13,6 +13,7 @@ import os
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +25,11 @@ from ramet.network.links import Links
 
 NAMES = Path("/run/netns")
 TOOL_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
+
+_PATIENCES_S = (0.1, 0.2, 0.4)
+"""Of the first attempts to connect. The kernel sends its first SYN again after a whole second, and a clone's is lost
+when it comes between the lease, with which dnsmasq tells the host its MAC, and the guest's taking the address. What is
+given up was never accepted by the guest: a late answer to it is refused."""
 
 T = TypeVar("T")
 
@@ -148,13 +154,21 @@ class NamespaceThread:
 
         The caller closes it. Raises DeadlineError or OSError (refused, no route).
         """
+        deadline = time.monotonic() + timeout_s
+        for patience_s in _PATIENCES_S:
+            if time.monotonic() + patience_s < deadline:
+                with contextlib.suppress(TimeoutError):
+                    return await self._connect(address, port, patience_s)
+        try:
+            return await self._connect(address, port, deadline - time.monotonic())
+        except TimeoutError as exc:
+            raise DeadlineError(f"{address} port {port} did not answer within {timeout_s:g} s.") from exc
+
+    async def _connect(self, address: str, port: int, timeout_s: float) -> socket.socket:
         sock = await self.run(_tcp_socket, discard=socket.socket.close)
         try:
             async with asyncio.timeout(timeout_s):
                 await asyncio.get_running_loop().sock_connect(sock, (address, port))
-        except TimeoutError as exc:
-            sock.close()
-            raise DeadlineError(f"{address} port {port} did not answer within {timeout_s:g} s.") from exc
         except BaseException:
             sock.close()
             raise

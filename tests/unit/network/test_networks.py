@@ -12,6 +12,7 @@ from ramet.errors import BusyError, ConflictError, DeadlineError, NotFoundError,
 from ramet.model.host import Network
 from ramet.network import privilege
 from ramet.network.manager import Networks
+from ramet.network.namespace import run_tool
 from tests.unit.network.network_kit import Lab, needs_privilege
 
 
@@ -60,6 +61,24 @@ async def test_connect_tcp_reaches_a_guest(tmp_path: Path) -> None:
             await networks.connect_tcp("10.99.0.13", 80, 0.2)
         with pytest.raises(DeadlineError):
             await networks.wait_for_tcp("10.99.0.11", 81, 0.2)
+
+
+_LOSE_THE_FIRST = """table ip first {
+    chain in {
+        type filter hook input priority 0;
+        tcp dport 80 quota 60 bytes drop
+    }
+}"""
+
+
+@needs_privilege
+async def test_who_connects_before_a_guest_has_its_address_does_not_wait_for_the_kernel(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.networks.ensure(Network(name="a", cidr="10.99.0.0/24"))
+        guest = await lab.guest("a", "10.99.0.11/24")
+        await guest.thread.run(run_tool, ["nft", "-f", "-"], _LOSE_THE_FIRST, 5.0)
+        with await guest.thread.run(socket.create_server, ("10.99.0.11", 80)):
+            (await lab.networks.connect_tcp("10.99.0.11", 80, 0.9)).close()  # the kernel would ask again after 1 s
 
 
 @needs_privilege
