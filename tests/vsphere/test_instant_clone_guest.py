@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import re
 import shutil
@@ -14,12 +15,15 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from pydantic import SecretStr
 
 from ramet.host.selftest import finish
 from ramet.host.service import Host
 from ramet.host.settings import load
+from ramet.model.access import AddUser, Role
 from ramet.model.requests import BuildImage, CreateNetwork, CreateVm, Exec, NicRequest
 from ramet.vsphere import ids
+from ramet.vsphere.access.sessions import Sessions
 from ramet.vsphere.core.calls import Call
 from ramet.vsphere.core.dispatch import invoke
 from ramet.vsphere.core.properties import read_now
@@ -29,7 +33,6 @@ from ramet.vsphere.guest.transfer import make_app
 from ramet.vsphere.opening import open_world
 from ramet.vsphere.types import vim, vmodl
 from tests.guest.leaks import left_behind
-from tests.vsphere.kit import root_call
 
 pytestmark = [pytest.mark.guest, pytest.mark.asyncio(loop_scope="module")]
 
@@ -102,7 +105,8 @@ async def client() -> AsyncIterator[Client]:
     async with Host.open(load({"state_dir": state}, env={})) as host, open_world(host) as world:
         await finish(host, await host.build_image(BuildImage(recipe="micro")))
         await host.create_network(CreateNetwork(name=SECOND, cidr="10.77.0.0/24", dhcp=True))
-        found = Client(host, world, root_call())
+        await host.access.add_user(AddUser(name="root", role=Role.ADMINISTRATOR, password=SecretStr(PASSWORD)))
+        found = Client(host, world, Call(await world.part(Sessions).login("root", PASSWORD)))
         request = CreateVm(name="source", image="micro", memory_mib=128, nics=(NicRequest(),), start=True)
         made = await finish(host, await host.create_vm(request))
         await host.wait_agent("source", 120.0)
@@ -235,11 +239,12 @@ async def test_programs_run_in_the_guest_as_its_users(client: Client, clone: Any
 
 
 async def _http(client: Client, method: str, url: str, body: bytes = b"") -> tuple[int, bytes]:
-    """One request to the transfers' app."""
+    """One request to the transfers' app, by a client that stays."""
     sent: list[Mapping[str, Any]] = []
+    left = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive() -> Mapping[str, Any]:
-        return {"type": "http.request", "body": body, "more_body": False}
+        return left.pop() if left else await asyncio.Future()
 
     async def send(message: Mapping[str, Any]) -> None:
         sent.append(message)
@@ -289,6 +294,11 @@ async def test_files_of_the_guest_are_its_users(client: Client, clone: Any) -> N
         )
     with pytest.raises(vim.fault.GuestPermissionDenied):
         await client.guest(files, "InitiateFileTransferFromGuest", clone.ref, user="eve", guestFilePath="/root/secret")
+    with pytest.raises(vim.fault.NotAFile):
+        await client.guest(files, "InitiateFileTransferFromGuest", clone.ref, guestFilePath="/dev/zero")
+    told = await client.guest(files, "InitiateFileTransferFromGuest", clone.ref, guestFilePath="/proc/version")
+    assert (await _http(client, "GET", told.url))[1].startswith(b"Linux")
+    assert "transfer" not in await client.sh(clone.moid, "ls /var/lib/ramet")
     with pytest.raises(vim.fault.FileNotFound):
         await client.guest(files, "DeleteFileInGuest", clone.ref, filePath="/tmp/nothing")
     made = await client.guest(files, "CreateTemporaryFileInGuest", clone.ref, user="eve", prefix="a b", suffix=".txt")

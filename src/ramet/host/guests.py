@@ -7,7 +7,7 @@ import base64
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping
 from ipaddress import IPv4Address
 
 from ramet.errors import GuestError, NotFoundError, RametError, StateError, UnsupportedError, UsageError
@@ -53,9 +53,10 @@ class GuestDesk:
         """Until the guest agent answers, as a guest does that has booted. DeadlineError when it does not."""
         await self._floor.find(ref).agent.ping(timeout_s=timeout_s)
 
-    async def read_file(self, ref: str, path: str) -> AsyncIterator[bytes]:
-        async for chunk in self._floor.find(ref).agent.read_stream(path):
-            yield chunk
+    async def read_file(self, ref: str, path: str) -> AsyncGenerator[bytes, None]:
+        async with contextlib.aclosing(self._floor.find(ref).agent.read_stream(path)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     async def write_file(self, ref: str, path: str, chunks: AsyncIterator[bytes], mode: int | None) -> None:
         await self._floor.find(ref).agent.write_file(path, chunks, mode=mode)

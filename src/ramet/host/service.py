@@ -404,7 +404,7 @@ class Host:
         """Until the guest agent answers. DeadlineError when it does not."""
         await self._guests.wait_agent(ref, timeout_s)
 
-    def read_file(self, ref: str, path: str) -> AsyncIterator[bytes]:
+    def read_file(self, ref: str, path: str) -> AsyncGenerator[bytes, None]:
         return self._guests.read_file(ref, path)
 
     async def write_file(self, ref: str, path: str, chunks: AsyncIterator[bytes], mode: int | None = None) -> None:

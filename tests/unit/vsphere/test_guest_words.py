@@ -1,11 +1,10 @@
-"""What guests say, read as hostile; tickets; and files that go through the server."""
+"""What guests say, read as hostile, and who their users are."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import subprocess
-from collections.abc import AsyncIterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,11 +18,9 @@ from ramet.model.views import ExecResult
 from ramet.vsphere import ids
 from ramet.vsphere.guest import scripts
 from ramet.vsphere.guest.files import read_files
-from ramet.vsphere.guest.login import Guest, _Secret, fault_for, guest_of, told, unreachable
+from ramet.vsphere.guest.login import fault_for, guest_of, told, unreachable
 from ramet.vsphere.guest.processes import KEPT_S, Programs, Started, read_processes
-from ramet.vsphere.guest.transfer import Transfer, make_app, url_of
 from ramet.vsphere.machine.refusals import refusal
-from ramet.vsphere.machine.tickets import MAX_OPEN, Tickets
 from ramet.vsphere.types import vim
 
 PROCESSES = b"""B 1700000000
@@ -80,6 +77,7 @@ def test_what_makes_no_sense_is_left_out(said: bytes) -> None:
         ("mkdir: can't create directory '/x': File exists", vim.fault.FileAlreadyExists),
         ("rmdir: failed to remove '/x': Directory not empty", vim.fault.DirectoryNotEmpty),
         ("cat: /x: Is a directory", vim.fault.NotAFile),
+        ("/x: Not a regular file", vim.fault.NotAFile),
         ("cd: /x: Not a directory", vim.fault.NotADirectory),
         ("something else", vim.fault.FileFault),
     ],
@@ -116,7 +114,6 @@ class FakeHost:
 
     def __init__(self, *answers: Any) -> None:
         self.answers, self.asked = list(answers), list[Any]()
-        self.files: dict[str, bytes] = {}
         self.tasks = SimpleNamespace(list=list)
         self.floor = SimpleNamespace(machines={})
 
@@ -128,21 +125,10 @@ class FakeHost:
         found: ExecResult = answer
         return found
 
-    async def read_file(self, vm_id: str, path: str) -> AsyncIterator[bytes]:
-        for start in range(0, len(self.files[path]), 4):
-            yield self.files[path][start : start + 4]
-
-    async def write_file(self, vm_id: str, path: str, chunks: AsyncIterator[bytes]) -> None:
-        self.files[path] = b"".join([chunk async for chunk in chunks])
-
 
 class FakeWorld:
     def __init__(self, host: Any) -> None:
         self.host = host
-        self.parts: dict[type[Any], Any] = {Tickets: Tickets()}
-
-    def part(self, kind: type[Any]) -> Any:
-        return self.parts[kind]
 
     def find(self, moid: str, call: Any = None, reference: Any = None) -> Any:
         return SimpleNamespace(moid=moid, world=self)
@@ -226,7 +212,7 @@ def test_refusals_name_what_the_api_wants_named() -> None:
     assert refusal(mo, ValueError("a bug")) is None
 
 
-# -- programs, tickets, transfers --------------------------------------------------------------------------------------
+# -- programs ----------------------------------------------------------------------------------------------------------
 
 
 def test_ended_programs_are_told_of_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,100 +223,6 @@ def test_ended_programs_are_told_of_for_a_while(monkeypatch: pytest.MonkeyPatch)
     assert programs.of("vm")[7].exit_code == 3
     now[0] += KEPT_S + 1
     assert programs.of("vm") == {}
-
-
-def test_a_ticket_opens_one_thing_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    tickets, now = Tickets(), [0.0]
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
-    secret = tickets.issue("upload", "it", "eve")
-    assert tickets.redeem("download", secret) is None
-    ticket = tickets.redeem("upload", secret)
-    assert ticket is not None
-    assert (ticket.what, ticket.user_name) == ("it", "eve")
-    assert tickets.redeem("upload", secret) is None
-    late = tickets.issue("upload", "it", "eve")
-    now[0] += 61.0
-    assert tickets.redeem("upload", late) is None
-    for _ in range(MAX_OPEN):
-        tickets.issue("upload", "it", "eve")
-    with pytest.raises(CapacityError):
-        tickets.issue("upload", "it", "eve")
-
-
-class Exchange:
-    """One request to the transfers' app, and what it answered."""
-
-    def __init__(self, world: Any) -> None:
-        self.world = world
-        self.sent: list[Mapping[str, Any]] = []
-
-    async def ask(self, method: str, url: str, *pieces: bytes, end: str = "http.request") -> tuple[int, bytes]:
-        left = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
-        left.append({"type": end, "body": b"", "more_body": False})
-        self.sent.clear()
-
-        async def receive() -> Mapping[str, Any]:
-            return left.pop(0)
-
-        async def send(message: Mapping[str, Any]) -> None:
-            self.sent.append(message)
-
-        scope = {"type": "http", "method": method, "query_string": url.partition("?")[2].encode()}
-        await make_app(self.world)(scope, receive, send)
-        return self.sent[0]["status"], b"".join(message.get("body", b"") for message in self.sent[1:])
-
-
-def transfer(host: Any, user: str = "root", size: int = 8) -> tuple[Any, Transfer]:
-    world = FakeWorld(host)
-    guest = Guest(world.find(VM._moId), "00000000000a", user, _Secret("s"))
-    return world, Transfer(guest, "/etc/x", size, ("", "640", "", ""))
-
-
-def address(world: Any, purpose: str, what: Transfer) -> str:
-    return url_of(world, world.part(Tickets).issue(purpose, what, "eve"))
-
-
-async def test_a_file_goes_out_in_pieces_and_once() -> None:
-    host = FakeHost()
-    host.files["/etc/x"] = b"12345678"
-    world, what = transfer(host)
-    url = address(world, "download", what)
-    exchange = Exchange(world)
-    assert await exchange.ask("GET", url) == (200, b"12345678")
-    assert len(exchange.sent) > 3
-    assert (await exchange.ask("GET", url))[0] == 404
-    assert (await exchange.ask("DELETE", url))[0] == 405
-
-
-async def test_a_file_comes_in_with_its_attributes() -> None:
-    host = FakeHost()
-    world, what = transfer(host)
-    url = address(world, "upload", what)
-    assert await Exchange(world).ask("PUT", url, b"1234", b"5678") == (200, b"")
-    assert host.files == {"/etc/x": b"12345678"}
-    assert host.asked[-1].argv[-5:] == ("/etc/x", "", "640", "", "")
-
-
-@pytest.mark.parametrize("pieces", [(b"123",), (b"123456789",)])
-async def test_more_or_less_than_was_said_is_refused(pieces: tuple[bytes, ...]) -> None:
-    world, what = transfer(FakeHost())
-    status, said = await Exchange(world).ask("PUT", address(world, "upload", what), *pieces)
-    assert (status, b"than the client had said" in said) == (500, True)
-
-
-async def test_a_client_that_goes_away_leaves_nothing_of_another_user() -> None:
-    host = FakeHost(result(0, stdout=b"/tmp/.ramet-x\n"))
-    world, what = transfer(host, "eve")
-    await Exchange(world).ask("PUT", address(world, "upload", what), b"12", end="http.disconnect")
-    assert host.asked[-1].argv[-3:] == (scripts.DELETE_FILE, "sh", "/tmp/.ramet-x")
-
-
-async def test_what_another_user_may_not_read_is_a_fault_before_the_body() -> None:
-    denied = result(1, "cat: can't open '/etc/x': Permission denied")
-    host = FakeHost(result(0, stdout=b"/tmp/.ramet-x\n"), denied)
-    world, what = transfer(host, "eve")
-    status, said = await Exchange(world).ask("GET", address(world, "download", what))
-    assert (status, b"Permission denied" in said) == (500, True)
 
 
 # -- the scripts -------------------------------------------------------------------------------------------------------

@@ -13,11 +13,10 @@ from ramet.vsphere.core.objects import Mo, operation
 from ramet.vsphere.guest import scripts
 from ramet.vsphere.guest.login import Guest, guest_of
 from ramet.vsphere.guest.processes import printable
-from ramet.vsphere.guest.transfer import Transfer, url_of
+from ramet.vsphere.guest.transfer import MODIFY, QUERY, Transfer, url_of
 from ramet.vsphere.machine.tickets import Tickets
 from ramet.vsphere.types import vim, vmodl
 
-MODIFY, QUERY = "VirtualMachine.GuestOperations.Modify", "VirtualMachine.GuestOperations.Query"
 DEFAULT_RESULTS = 50
 TRANSFER_LIFE_S = 600.0
 """From the address to the beginning of the transfer."""
@@ -154,7 +153,8 @@ class FileManager(Mo):
         return self._issue(call, "upload", transfer)
 
     def _issue(self, call: Call, purpose: str, transfer: Transfer) -> str:
-        return url_of(self.world, self.world.part(Tickets).issue(purpose, transfer, call.principal, TRANSFER_LIFE_S))
+        session = call.session_or_fault(self)
+        return url_of(self.world, self.world.part(Tickets).issue(purpose, transfer, session, TRANSFER_LIFE_S))
 
     def _guest(self, vm: Any, auth: Any, *paths: str) -> Guest:
         for path in paths:

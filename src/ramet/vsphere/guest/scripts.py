@@ -13,9 +13,12 @@ REFUSED = 97
 UNABLE = 96
 """The guest has nothing to check a password with, or nothing to become a user with."""
 
-LOGIN = r"""
+ENVIRON = r"""
 LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export LC_ALL PATH
+"""
+
+LOGIN = ENVIRON + r"""
 user=$1; shift
 IFS= read -r password || :
 refuse() { echo "ramet: $1" >&2; exit 97; }
@@ -228,6 +231,7 @@ stat -L -- "$1" >/dev/null || exit
 READABLE = r"""
 stat -L -- "$1" >/dev/null || exit
 [ ! -d "$1" ] || { echo "$1: Is a directory" >&2; exit 1; }
+[ -f "$1" ] || { echo "$1: Not a regular file" >&2; exit 1; }
 [ -r "$1" ] || { echo "$1: Permission denied" >&2; exit 1; }
 exec stat -L -c 'F|%f|%s|%Y|%X|%u|%g|%n' -- "$1"
 """
@@ -235,6 +239,7 @@ exec stat -L -c 'F|%f|%s|%Y|%X|%u|%g|%n' -- "$1"
 WRITABLE = r"""
 [ ! -d "$1" ] || { echo "$1: Is a directory" >&2; exit 1; }
 if [ -e "$1" ]; then
+    [ -f "$1" ] || { echo "$1: Not a regular file" >&2; exit 1; }
     [ "$2" = yes ] || { echo "$1: File exists" >&2; exit 1; }
     [ -w "$1" ] || { echo "$1: Permission denied" >&2; exit 1; }
     exit 0
@@ -244,9 +249,26 @@ directory=$(dirname -- "$1")
 [ -w "$directory" ] || { echo "$directory: Permission denied" >&2; exit 1; }
 """
 
+# What goes between a user and the agent, which is root, lies in a folder that only root changes: a user who could put
+# a link in the file's place would have root read or write another one. Run by root, without LOGIN; not in /tmp.
+
 HOLD = r"""
+lib=/var/lib/ramet
+umask 022
+mkdir -p "$lib" || exit
+find "$lib" -maxdepth 1 -name 'transfer-*' -mtime +1 -exec rm -rf -- {} +
 umask 077
-exec mktemp /tmp/.ramet-XXXXXXXX
+folder=$(mktemp -d "$lib/transfer-XXXXXXXX") || exit
+: >"$folder/file" || exit
+printf '%s\n' "$folder"
 """
 
+GIVE = 'chown -- "$2" "$1/file" && chmod 711 -- "$1"'
+
+RELEASE = 'exec rm -rf -- "$1"'
+
+# By the user, as whom LOGIN has let it in.
+
 COPY = 'exec cat -- "$1" >"$2"'
+
+COPY_SOME = 'exec head -c "$3" -- "$1" >"$2"'

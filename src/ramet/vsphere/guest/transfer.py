@@ -4,14 +4,16 @@
     url_of(world, secret) -> "https://*:8443/guestFile?token=…"        # '*': the name that the client called
 
 A file is read and written in pieces, never held whole. As another user than root it goes by a file of the guest's in
-between, which that user's own rights have opened.
+between, in a folder that only its root changes, and which that user's own rights have opened. An address, and a file
+that is on its way, end with the session in which they were asked for; one that is read, with its client's connection.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
@@ -19,10 +21,11 @@ from urllib.parse import parse_qs
 import structlog
 
 from ramet.errors import RametError
+from ramet.vsphere.access.sessions import Sessions, UserSession
 from ramet.vsphere.core.world import World
 from ramet.vsphere.guest import scripts
-from ramet.vsphere.machine.tickets import Ticket, Tickets
-from ramet.vsphere.types import vmodl
+from ramet.vsphere.machine.tickets import Tickets
+from ramet.vsphere.types import vim, vmodl
 
 if TYPE_CHECKING:
     from ramet.vsphere.guest.login import Guest
@@ -33,7 +36,11 @@ PATH = "/guestFile"
 MAX_BYTES = 1 << 40
 IDLE_S = 120.0
 """For which a client may say nothing in the middle of a file."""
+UNSIZED_BYTES = 1 << 20
+"""Of a file that has no size: those of /proc come into being as they are read."""
+QUERY, MODIFY = "VirtualMachine.GuestOperations.Query", "VirtualMachine.GuestOperations.Modify"
 _MAX_QUERY = 4096
+_FOLDER = re.compile(r"/[\w./-]{1,200}/transfer-\w+")
 
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
@@ -49,6 +56,22 @@ class Transfer:
     size: int
     """Bytes: as the guest said, or as the client will send."""
     attributes: tuple[str, str, str, str] = ("", "", "", "")
+
+
+@dataclass
+class Exchange:
+    """One request and its answer."""
+
+    receive: Receive
+    send: Send
+    started: bool = False
+
+    async def body(self, piece: bytes, *, more: bool = True) -> None:
+        if not self.started:
+            self.started = True
+            head = [(b"content-type", b"application/octet-stream")]
+            await self.send({"type": "http.response.start", "status": 200, "headers": head})
+        await self.send({"type": "http.response.body", "body": piece, "more_body": more})
 
 
 @dataclass
@@ -70,15 +93,68 @@ def make_app(world: World) -> App:
         if purpose is None:
             await _answer(send, 405, "Files are read with GET and written with PUT.")
             return
-        ticket = world.part(Tickets).redeem(purpose, _token(scope))
-        if ticket is None:
+        opened = _opened(world, purpose, _token(scope))
+        if opened is None:
             await _answer(send, 404, "There is no such transfer: an address is good once, for ten minutes.")
             return
-        carry = _download if purpose == "download" else _upload
-        with _told(ticket):
-            await carry(ticket.what, scope, receive, send)
+        transfer, session = opened
+        world.part(Sessions).enter(session)  # it does not grow old meanwhile
+        try:
+            await _carry(world, session, transfer, Exchange(receive, send), purpose)
+        finally:
+            world.part(Sessions).leave(session)
 
     return app
+
+
+def _opened(world: World, purpose: str, secret: str) -> tuple[Transfer, UserSession] | None:
+    """What was asked for, if the session in which that was is open and its user may still do it."""
+    ticket = world.part(Tickets).redeem(purpose, secret)
+    session = world.part(Sessions).find(ticket.session.secret) if ticket is not None else None
+    if ticket is None or session is None or session is not ticket.session:
+        return None
+    return (ticket.what, session) if session.may(QUERY if purpose == "download" else MODIFY) else None
+
+
+async def _carry(world: World, session: UserSession, transfer: Transfer, exchange: Exchange, purpose: str) -> None:
+    """A transfer that breaks off is the client's, or the guest's; it is no error of ours."""
+    try:
+        if purpose == "download":
+            await _unless(_download(transfer, exchange), _over(world, session), _gone(exchange))
+        else:
+            await _unless(_upload(transfer, exchange), _over(world, session))
+    except (RametError, OSError, vmodl.MethodFault) as exc:
+        log.warning(
+            "a file's transfer ended early", user=session.user_name, vm=transfer.guest.vm_id, error=_words(exc)
+        )
+        if not exchange.started:
+            await _answer(exchange.send, 500, _words(exc))
+
+
+async def _unless(work: Coroutine[Any, Any, None], *ends: Coroutine[Any, Any, None]) -> None:
+    """What `work` raises; or, when one of `ends` comes first, what that raises, after the work was cancelled."""
+    doing, *waiting = tasks = [asyncio.ensure_future(one) for one in (work, *ends)]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        await (doing if doing.done() else next(one for one in waiting if one.done()))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _over(world: World, session: UserSession) -> None:
+    with world.updates.watch(lambda moid, shape, kind: False) as woken:
+        while not session.is_over:
+            woken.clear()
+            await woken.wait()
+    raise ConnectionAbortedError("The session has ended.")
+
+
+async def _gone(exchange: Exchange) -> None:
+    while (await exchange.receive())["type"] != "http.disconnect":
+        pass
+    raise ConnectionResetError("The client has gone.")
 
 
 def _token(scope: Mapping[str, Any]) -> str:
@@ -86,36 +162,30 @@ def _token(scope: Mapping[str, Any]) -> str:
     return parse_qs(query).get("token", [""])[0]
 
 
-@contextlib.contextmanager
-def _told(ticket: Ticket) -> Any:
-    """A transfer that breaks off is the client's, or the guest's; it is no error of ours."""
-    try:
-        yield
-    except (RametError, OSError, vmodl.MethodFault) as exc:
-        said = getattr(exc, "msg", None) or str(exc)
-        log.warning("a file's transfer ended early", user=ticket.user_name, vm=ticket.what.guest.vm_id, error=said)
-
-
 # -- from the guest ----------------------------------------------------------------------------------------------------
 
 
-async def _download(transfer: Transfer, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-    started = False
-    try:
-        async with _readable(transfer) as path:
-            chunks = transfer.guest.host.read_file(transfer.guest.vm_id, path)
-            async for chunk in chunks:
-                if not started:
-                    started = True
-                    await _begin(send, 200, (b"content-type", b"application/octet-stream"))
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        if not started:
-            await _begin(send, 200, (b"content-type", b"application/octet-stream"))
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-    except (RametError, OSError, vmodl.MethodFault) as exc:
-        if started:
-            raise  # a body that is not ended is how the client learns it
-        await _answer(send, 500, _words(exc))
+async def _download(transfer: Transfer, exchange: Exchange) -> None:
+    async with _readable(transfer) as path, contextlib.aclosing(_pieces(transfer, path)) as pieces:
+        async for piece in pieces:
+            await exchange.body(piece)
+    await exchange.body(b"", more=False)  # a body that is not ended is how a client learns that it is not whole
+
+
+async def _pieces(transfer: Transfer, path: str) -> AsyncGenerator[bytes, None]:
+    """No more than was said before, however the file grows."""
+    left = _most(transfer)
+    chunks = transfer.guest.host.read_file(transfer.guest.vm_id, path)
+    async with contextlib.aclosing(chunks):
+        async for chunk in chunks:
+            yield chunk[:left]
+            left -= len(chunk)
+            if left <= 0:
+                return
+
+
+def _most(transfer: Transfer) -> int:
+    return min(transfer.size or UNSIZED_BYTES, MAX_BYTES)
 
 
 @contextlib.asynccontextmanager
@@ -123,47 +193,55 @@ async def _readable(transfer: Transfer) -> AsyncIterator[str]:
     """Its path; for others than root that of a copy which they made."""
     guest = transfer.guest
     if guest.user == "root":
+        await guest.run(scripts.READABLE, transfer.path, path=transfer.path)  # to open a pipe would block the agent
         yield transfer.path
         return
-    async with _held(guest) as path:
-        await guest.run(scripts.COPY, transfer.path, path, path=transfer.path)
-        yield path
+    async with _held(guest) as folder:
+        await _give(guest, folder)
+        held, most = f"{folder}/file", str(_most(transfer))
+        await guest.run(scripts.COPY_SOME, transfer.path, held, most, path=transfer.path)
+        yield held
 
 
 @contextlib.asynccontextmanager
 async def _held(guest: Guest) -> AsyncIterator[str]:
-    """A file of the user's own in the guest, that nobody else reads; removed in the end."""
-    path = (await guest.run(scripts.HOLD)).decode(errors="replace").strip()
+    """A folder of root's in the guest with an empty file in it, which nobody else reads yet; removed in the end."""
+    folder = (await guest.run_as_root(scripts.HOLD)).decode(errors="replace").strip()
+    if not _FOLDER.fullmatch(folder):
+        raise vim.fault.GuestOperationsUnavailable(msg="The guest does not say where a file can lie meanwhile.")
     try:
-        yield path
+        yield folder
     finally:
         with contextlib.suppress(RametError, OSError, vmodl.MethodFault):
-            await asyncio.shield(guest.run(scripts.DELETE_FILE, path))
+            await asyncio.shield(guest.run_as_root(scripts.RELEASE, folder))
+
+
+async def _give(guest: Guest, folder: str) -> None:
+    """The file to its user. The folder stays root's: what is found there is that file, and no link."""
+    await guest.run_as_root(scripts.GIVE, folder, guest.user)
 
 
 # -- to the guest ------------------------------------------------------------------------------------------------------
 
 
-async def _upload(transfer: Transfer, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+async def _upload(transfer: Transfer, exchange: Exchange) -> None:
     guest = transfer.guest
-    try:
-        if guest.user == "root":
-            await _write(transfer, transfer.path, receive)
-        else:
-            async with _held(guest) as path:
-                await _write(transfer, path, receive)
-                await guest.run(scripts.COPY, path, transfer.path, path=transfer.path)
-        if any(transfer.attributes):
-            await guest.run(scripts.ATTRIBUTES, transfer.path, *transfer.attributes, path=transfer.path)
-    except (RametError, OSError, vmodl.MethodFault) as exc:
-        await _answer(send, 500, _words(exc))
-        return
-    await _answer(send, 200, "")
+    if guest.user == "root":
+        await _write(transfer, transfer.path, exchange)
+    else:
+        async with _held(guest) as folder:
+            held = f"{folder}/file"
+            await _write(transfer, held, exchange)
+            await _give(guest, folder)
+            await guest.run(scripts.COPY, held, transfer.path, path=transfer.path)
+    if any(transfer.attributes):
+        await guest.run(scripts.ATTRIBUTES, transfer.path, *transfer.attributes, path=transfer.path)
+    await _answer(exchange.send, 200, "")
 
 
-async def _write(transfer: Transfer, path: str, receive: Receive) -> None:
+async def _write(transfer: Transfer, path: str, exchange: Exchange) -> None:
     guest = transfer.guest
-    await guest.host.write_file(guest.vm_id, path, _body(receive, transfer.size))
+    await guest.host.write_file(guest.vm_id, path, _body(exchange.receive, transfer.size))
 
 
 async def _body(receive: Receive, size: int) -> AsyncIterator[bytes]:
@@ -190,12 +268,9 @@ def _words(exc: Exception) -> str:
     return str(getattr(exc, "msg", None) or exc)
 
 
-async def _begin(send: Send, status: int, *headers: tuple[bytes, bytes]) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": list(headers)})
-
-
 async def _answer(send: Send, status: int, text: str) -> None:
     body = text.encode()
-    length = (b"content-length", str(len(body)).encode())
-    await _begin(send, status, (b"content-type", b"text/plain; charset=utf-8"), length)
+    kind = (b"content-type", b"text/plain; charset=utf-8")
+    head = [kind, (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": head})
     await send({"type": "http.response.body", "body": body, "more_body": False})

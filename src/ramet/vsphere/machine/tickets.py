@@ -1,8 +1,11 @@
-"""Tickets: secrets that open one thing once, for a short time, to whoever brings them. They are kept in memory only.
+"""Tickets: secrets that open one thing once, to whoever brings them, for a short time and while their session lasts.
 
 tickets = world.part(Tickets)
-tickets.issue("console", what, user_name) -> secret          # CapacityError when too many are open
-tickets.redeem("console", secret) -> Ticket or None
+tickets.issue("upload", what, session) -> secret             # CapacityError when too many are open
+tickets.redeem("upload", secret) -> Ticket or None
+
+What a ticket is for is kept in its session's own state, and nowhere else: it is gone in the moment in which the session
+ends, be it by logout, by idleness, or because its user was removed or has another role.
 """
 
 from __future__ import annotations
@@ -14,16 +17,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from ramet.errors import CapacityError
+from ramet.vsphere.core.calls import Session
 
 LIFE_S = 60.0
 MAX_OPEN = 1024
+_STATE = "tickets"
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
     purpose: str
     what: Any
-    user_name: str
+    session: Session
     until: float
     """On the monotonic clock."""
 
@@ -32,24 +37,43 @@ class Tickets:
     """One a world."""
 
     def __init__(self) -> None:
-        self._open: dict[bytes, Ticket] = {}
+        self._sessions: dict[bytes, Session] = {}
+        """In whose state each is."""
 
-    def issue(self, purpose: str, what: Any, user_name: str, life_s: float = LIFE_S) -> str:
+    def issue(self, purpose: str, what: Any, session: Session, life_s: float = LIFE_S) -> str:
         now = time.monotonic()
-        self._open = {key: ticket for key, ticket in self._open.items() if ticket.until > now}
-        if len(self._open) >= MAX_OPEN:
+        self._sweep(now)
+        if len(self._sessions) >= MAX_OPEN:
             raise CapacityError(f"{MAX_OPEN} tickets are open.", hint="Use them, or wait a minute.")
         secret = secrets.token_urlsafe(32)
-        self._open[_key(secret)] = Ticket(purpose, what, user_name, now + life_s)
+        key = _key(secret)
+        self._sessions[key] = session
+        _of(session)[key] = Ticket(purpose, what, session, now + life_s)
         return secret
 
     def redeem(self, purpose: str, secret: str) -> Ticket | None:
         """It is gone then, whether it was still good or not."""
-        ticket = self._open.get(_key(secret))
+        key = _key(secret)
+        session = self._sessions.get(key)
+        ticket = _of(session).get(key) if session is not None else None
         if ticket is None or ticket.purpose != purpose:
             return None
-        del self._open[_key(secret)]
-        return ticket if ticket.until > time.monotonic() else None
+        self._drop(key)
+        return ticket if ticket.until > time.monotonic() and not ticket.session.is_over else None
+
+    def _sweep(self, now: float) -> None:
+        for key, session in list(self._sessions.items()):
+            ticket = _of(session).get(key)
+            if ticket is None or ticket.until <= now or session.is_over:
+                self._drop(key)
+
+    def _drop(self, key: bytes) -> None:
+        _of(self._sessions.pop(key)).pop(key, None)
+
+
+def _of(session: Session) -> dict[bytes, Ticket]:
+    found: dict[bytes, Ticket] = session.state.setdefault(_STATE, {})
+    return found
 
 
 def _key(secret: str) -> bytes:
