@@ -122,7 +122,7 @@ async def test_a_vm_that_is_off_has_its_own_refusals(caller: Caller) -> None:
         ("MigrateVM_Task", {"priority": "defaultPriority"}),
         ("CreateSnapshot_Task", {"name": "s", "memory": True, "quiesce": False}),
         ("AcquireMksTicket", {}),
-        ("AcquireTicket", {"ticketType": "webmks"}),
+        ("AcquireTicket", {"ticketType": "mks"}),
     ],
 )
 async def test_what_there_is_not_says_what_there_is(caller: Caller, method: str, arguments: Any) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest_asyncio
 
 from ramet.model.access import Role
+from ramet.model.machine import Display
 from ramet.vsphere.core.world import World
 from ramet.vsphere.ids import vm_moid
 from ramet.vsphere.rest.app import make_app
@@ -67,6 +70,28 @@ async def test_a_wrong_password(client: httpx.AsyncClient) -> None:
     assert answer.status_code == 401
     assert "www-authenticate" in answer.headers
     assert (await client.post("/api/session")).status_code == 401
+
+
+async def test_a_ticket_to_a_console(api: httpx.AsyncClient, world: World, vm: str) -> None:
+    """As the client calls the server. What keeps it from being given out is told."""
+    refused = await api.post(f"/api/vcenter/vm/{vm}/console/tickets", json={"type": "WEBMKS"})
+    assert (refused.status_code, refused.json()["error_type"]) == (400, "NOT_ALLOWED_IN_CURRENT_STATE")
+    assert "no display" in refused.json()["messages"][0]["default_message"]
+    refused = await api.post(f"/api/vcenter/vm/{vm}/console/tickets", json={"type": "VMRC"})
+    assert refused.json()["error_type"] == "UNSUPPORTED"
+    made = await record_vm(world.host, "screen", display=Display.VGA)
+    await seen(world, made)
+    live = world.host.floor.machines[made.id]
+    live.process = SimpleNamespace(close=lambda: None)  # type: ignore[assignment]
+    path = f"/api/vcenter/vm/{vm_moid(made.id)}/console/tickets"
+    answer = await api.post(path, json={"type": "WEBMKS"}, headers={"host": "esx1.example.com:8443"})
+    assert answer.status_code == 201
+    assert answer.json()["ticket"].startswith("wss://esx1.example.com:8443/ticket/")
+    answer = await api.post(path, json={"spec": {"type": "WEBMKS"}}, headers={"host": "[fd00::1]"})
+    assert answer.json()["ticket"].startswith("wss://[fd00::1]:443/ticket/")
+    answer = await api.post(path, json={"spec": {"type": "WEBMKS"}}, headers={"host": "e/x"})
+    assert answer.json()["ticket"].startswith(f"wss://{socket.gethostname()}:")
+    live.process = None
 
 
 async def test_vms_are_listed_and_filtered(api: httpx.AsyncClient, world: World, vm: str) -> None:

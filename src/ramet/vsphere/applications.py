@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from ramet.vsphere.access.address import Address
+from ramet.vsphere.console import app as console
+from ramet.vsphere.console.consoles import PATH as CONSOLES
 from ramet.vsphere.core.world import World
 from ramet.vsphere.guest import transfer
 from ramet.vsphere.mob import app as mob
@@ -21,10 +24,11 @@ def make_root(world: World) -> Root:
             ("/rest", automation),
             ("/mob", mob.make_app(world)),
             (transfer.PATH, transfer.make_app(world)),
+            (CONSOLES, console.make_app(world)),
         ]
     )
 
 
-def tell_port(world: World, port: int) -> None:
-    """For addresses that are given out."""
-    world.parts[transfer.Address] = transfer.Address(port)
+def tell_address(world: World, port: int, sha1: str, sha256: str) -> None:
+    """For addresses that are given out: the port, and the certificate's fingerprints."""
+    world.parts[Address] = Address(port, sha1, sha256)

@@ -17,6 +17,7 @@ from ramet.vsphere.access import authorization
 from ramet.vsphere.access import opening as access
 from ramet.vsphere.access.roles import Roles
 from ramet.vsphere.collector import collector
+from ramet.vsphere.console import consoles
 from ramet.vsphere.core.calls import CURRENT
 from ramet.vsphere.core.objects import Mo
 from ramet.vsphere.core.world import World
@@ -84,7 +85,7 @@ async def open_world(host: Host) -> AsyncIterator[World]:
         await tasks.load()
         await follower.load()
         running += [asyncio.create_task(_go_on(name, run), name=f"vsphere: {name}") for name, run in lives.items()]
-        async with access.opened(world), managers.opened(world):
+        async with access.opened(world), managers.opened(world), consoles.opened(world):
             _label(world)
             yield world
     finally:

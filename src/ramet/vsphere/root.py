@@ -35,6 +35,8 @@ class Root:
         self.closing = False
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._carry(scope, receive, send)
         if scope["type"] != "http":
             return
         started = False
@@ -55,6 +57,19 @@ class Root:
             if started:
                 raise
             await answer(send, 500, "Something went wrong inside the server; its log has the details.", close=True)
+
+    async def _carry(self, scope: Message, receive: Receive, send: Send) -> None:
+        """The path is not told: a ticket stands in it."""
+        app = None if self.closing else self._find(scope["path"])
+        try:
+            if app is None:
+                await send({"type": "websocket.close"})
+            else:
+                await app(scope, receive, send)
+        except OSError as exc:
+            log.debug("a WebSocket ended early", error=str(exc))
+        except Exception:
+            log.exception("a WebSocket failed by a bug of ours")
 
     async def _answer(self, scope: Message, receive: Receive, send: Send) -> None:
         path = scope["path"]

@@ -6,7 +6,8 @@
 
 HTTP itself is uvicorn's, parsed by httptools. What a stranger could hold without end is bounded here: connections
 (those whose handshake is not done count), a request's head, the time for a handshake, a head, a piece of a body, and
-for an answer to be taken. When all connections are in use, one that nobody asks anything on makes room.
+for an answer to be taken; WebSockets have bounds of their own (``websocket``). When all connections are in use, one
+that nobody asks anything on makes room.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ import structlog
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
+
+from ramet.vsphere.websocket import MOST_BYTES, PING_S, PONG_S, WebSocket
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -40,6 +43,7 @@ KEEP_ALIVE_S = 1200
 """Longer than clients keep a connection that they do not use: pyVmomi 900 s."""
 DRAIN_S = 2.0
 CUT_S = 2.0
+WEBSOCKETS = b"/ticket/"
 _BACKLOG = 256
 _SHORT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -134,6 +138,27 @@ class Protocol(HttpToolsProtocol):
         super().send_400_response(msg)
         self._arm(REFUSED_S, self._cut)  # TLS would wait for the other side's farewell
 
+    # WebSockets: for consoles alone, on a connection where nothing else is under way. All others are plain requests.
+
+    def _should_upgrade(self) -> bool:
+        free = self.cycle is None or self.cycle.response_complete
+        return free and self.url.startswith(WEBSOCKETS) and self.scope["method"] == "GET" and super()._should_upgrade()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """It is answered as what else it is."""
+
+    def handle_websocket_upgrade(self) -> None:
+        """Uvicorn's own leaves one that fails behind among the connections."""
+        self.connections.discard(self)
+        for timer in (self.timer, self.answer_timer):
+            if timer is not None:
+                timer.cancel()
+        protocol = WebSocket(self.config, self.server_state, self.app_state, self.loop)
+        protocol.connection_made(self.transport)
+        self.transport.set_protocol(protocol)
+        lines = [b"GET " + self.url + b" HTTP/1.1", *(name + b": " + value for name, value in self.headers)]
+        protocol.begin(b"\r\n".join([*lines, b"", b""]))
+
     def _look_at_body(self) -> None:
         if self.window_bytes < BODY_WINDOW_BYTES and not self.flow.read_paused:
             self._cut()
@@ -173,8 +198,8 @@ class Server:
         self._accepting = asyncio.create_task(self._accept(), name="vsphere: accept")
 
     @property
-    def connections(self) -> list[Protocol]:
-        return [one for one in self._state.connections if isinstance(one, Protocol)]
+    def connections(self) -> list[Protocol | WebSocket]:
+        return [one for one in self._state.connections if isinstance(one, Protocol | WebSocket)]
 
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
@@ -197,7 +222,8 @@ class Server:
         """What nobody uses goes first."""
         if len(self._state.connections) + len(self._shaking) < self._most:
             return True
-        idle = [one for one in self.connections if one.idle_since is not None and not one.transport.is_closing()]
+        requests = [one for one in self.connections if isinstance(one, Protocol)]
+        idle = [one for one in requests if one.idle_since is not None and not one.transport.is_closing()]
         if not idle:
             return False
         min(idle, key=lambda one: one.idle_since or 0.0).transport.abort()
@@ -255,7 +281,11 @@ def _config(app: Any) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=Protocol,
-        ws="none",
+        ws=WebSocket,
+        ws_max_size=MOST_BYTES,
+        ws_ping_interval=PING_S,
+        ws_ping_timeout=PONG_S,
+        ws_per_message_deflate=False,
         lifespan="off",
         log_config=None,
         access_log=False,

@@ -66,7 +66,7 @@ class Surface:
             raise
         await self._start(sock, root, context, certificate)
         self._bound = (address, sock.getsockname()[1])
-        self._tell_port(self._bound[1])
+        self._tell_address(self._bound[1], certificate)
         return self._bound
 
     def _bind(self, address: str, port: int) -> Any:
@@ -98,16 +98,18 @@ class Surface:
         if before is not None:
             await before.close()
 
-    def _tell_port(self, port: int) -> None:
-        from ramet.vsphere.applications import tell_port
+    def _tell_address(self, port: int, certificate: Certificate) -> None:
+        from ramet.vsphere.applications import tell_address
 
         if self._world is not None:
-            tell_port(self._world, port)
+            tell_address(self._world, port, certificate.sha1, certificate.fingerprint)
 
     def renew(self, certificate: Certificate) -> None:
         if self._server is not None and self._root is not None:
             certificate.load_into(self._server.context)
             self._root.ca_file = certificate.ca_file
+        if self._bound is not None:
+            self._tell_address(self._bound[1], certificate)
 
     async def close(self) -> None:
         """Clients that wait are answered or cut, then the world closes. Within some seconds."""

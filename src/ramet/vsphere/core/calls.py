@@ -54,6 +54,8 @@ class Call:
     peer: str = ""
     """The client's address, for the audit log."""
     user_agent: str = ""
+    host: str = ""
+    """As the client names this server, with the port unless it is the usual one: 'esx1:8443'."""
     reply: Reply = field(default_factory=Reply)
 
     @property

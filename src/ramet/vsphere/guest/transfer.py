@@ -21,6 +21,7 @@ from urllib.parse import parse_qs
 import structlog
 
 from ramet.errors import RametError
+from ramet.vsphere.access.address import address_of
 from ramet.vsphere.access.sessions import Sessions, UserSession
 from ramet.vsphere.core.world import World
 from ramet.vsphere.guest import scripts
@@ -74,17 +75,9 @@ class Exchange:
         await self.send({"type": "http.response.body", "body": piece, "more_body": more})
 
 
-@dataclass
-class Address:
-    """Where clients reach this server; set by whoever opens it."""
-
-    port: int = 443
-
-
 def url_of(world: World, secret: str) -> str:
     """By the API's own rule the client puts the host's name in the place of the '*'."""
-    address = world.parts.get(Address)
-    return f"https://*:{address.port if address else 443}{PATH}?token={secret}"
+    return f"https://*:{address_of(world).port}{PATH}?token={secret}"
 
 
 def make_app(world: World) -> App:

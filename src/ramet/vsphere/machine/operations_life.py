@@ -19,9 +19,7 @@ _SNAPSHOTS = (
     "Snapshots are not supported: an instant clone of a frozen VM begins at that VM's instant as often as it is wanted."
 )
 _ONE_HOST = "There is one host: a VM can be moved nowhere else."
-_CONSOLES = (
-    "This server gives out no tickets to consoles: a VM's display is a VNC socket of the host, and its native API's."
-)
+_CONSOLES = "There are no tickets of this old kind: AcquireTicket gives one of the type webmks."
 _FILES = "VMs have no files of their own that could be registered: an image is imported with 'ramet image import'."
 
 
@@ -96,7 +94,6 @@ class LifeOperations(MachineOperations):
     unregister = refused(
         "UnregisterVM", "A VM cannot be taken out of the inventory and kept: Destroy_Task removes it with its disks."
     )
-    acquire_ticket = refused("AcquireTicket", _CONSOLES)
     acquire_mks_ticket = refused("AcquireMksTicket", _CONSOLES)
     relocate = refused("RelocateVM_Task", _ONE_HOST)
     migrate = refused("MigrateVM_Task", _ONE_HOST)

@@ -73,7 +73,7 @@ async def _signed_in(world: World, request: Request) -> Response:
             session = await sessions.login(*who, peer=request.peer, user_agent=agent)
         except vmodl.MethodFault as fault:
             return _who_are_you(fault.msg or wire_name(type(fault)))
-    call = Call(session, peer=request.peer, user_agent=request.headers.get("user-agent", ""))
+    call = Call(session, peer=request.peer, user_agent=request.headers.get("user-agent", ""), host=request.host)
     token = CURRENT.set(call)
     try:
         answer = await _answer(world, call, request)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from ramet.vsphere.rest import cis, guest, hardware, places, vm
+from ramet.vsphere.rest import cis, console, guest, hardware, places, vm
 from ramet.vsphere.rest.table import Table
 
 __all__ = ["TABLE"]
 
-TABLE = Table((*cis.OPERATIONS, *vm.OPERATIONS, *hardware.OPERATIONS, *guest.OPERATIONS, *places.OPERATIONS))
+TABLE = Table(
+    (
+        *cis.OPERATIONS, *vm.OPERATIONS, *hardware.OPERATIONS, *console.OPERATIONS, *guest.OPERATIONS,
+        *places.OPERATIONS,
+    )
+)  # fmt: skip

@@ -68,7 +68,7 @@ async def _run(
     sessions = world.part(Sessions)
     session, opened = await _session(sessions, request, operation, credentials)
     arguments = operation.parse(given)
-    call = Call(session, peer=request.peer, user_agent=request.headers.get("user-agent", ""))
+    call = Call(session, peer=request.peer, user_agent=request.headers.get("user-agent", ""), host=request.host)
     token = CURRENT.set(call)
     sessions.enter(session)
     try:

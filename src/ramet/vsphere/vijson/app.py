@@ -78,7 +78,7 @@ def _not_here(sentence: str) -> _RefusedError:
 
 async def _answer(world: World, request: Request, address: _Address) -> Response:
     session = world.part(Sessions).find(request.session_secret)
-    call = Call(session, address.version, request.peer, request.headers.get("user-agent", ""))
+    call = Call(session, address.version, request.peer, request.headers.get("user-agent", ""), request.host)
     _check_object(world, call, address)
     if request.method == "GET":
         return await _get(world, call, address)

@@ -132,7 +132,8 @@ class _Endpoint:
             return _Answer(500, envelope.fault(exc, version))
         if session is None and asked.cookie:
             session = self._world.part(Sessions).find(asked.cookie)
-        call = Call(session, version, (scope.get("client") or ("",))[0], headers.get(b"user-agent", ""))
+        peer, host = (scope.get("client") or ("",))[0], headers.get(b"host", "")
+        call = Call(session, version, peer, headers.get(b"user-agent", ""), host)
         return await self._call(call, asked, receive)
 
     def _session(self, headers: dict[bytes, str]) -> Session | None:

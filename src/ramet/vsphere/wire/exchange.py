@@ -69,6 +69,11 @@ class Request:
         return next((value for key, value in self.query if key == name), None)
 
     @property
+    def host(self) -> str:
+        """As the client calls this server."""
+        return self.headers.get("host", "")
+
+    @property
     def session_secret(self) -> str | None:
         """What the header says, or else the cookie: clients replay a whole Set-Cookie, quoted or not."""
         found = self.headers.get(SESSION_HEADER)

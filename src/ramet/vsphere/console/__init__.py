@@ -1,0 +1,1 @@
+"""Displays of VMs over WebSockets, for those who bring a ticket."""
