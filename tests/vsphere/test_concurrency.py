@@ -6,6 +6,8 @@ import asyncio
 import gc
 import ssl
 import sys
+import time
+import weakref
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +24,7 @@ from ramet.host.service import Host
 from ramet.model.access import AddUser, Role, SetVsphere
 from ramet.vsphere import ids
 from ramet.vsphere.access.sessions import Sessions
+from ramet.vsphere.core.world import World
 from ramet.vsphere.switch import Surface
 from ramet.vsphere.types import vim, vmodl
 from tests.vsphere.kit import record_vm, record_vms, until
@@ -55,9 +58,20 @@ class Clients:
         await self.host.access.set_vsphere(SetVsphere(on=False))
 
     @property
-    def sessions(self) -> Sessions:
+    def world(self) -> World:
         assert self._surface._world is not None
-        return self._surface._world.part(Sessions)
+        return self._surface._world
+
+    @property
+    def sessions(self) -> Sessions:
+        return self.world.part(Sessions)
+
+    def end_idle(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As if so much time had passed that sessions in which no call runs expire."""
+        later = time.time() + self.host.settings.session_idle_s
+        with monkeypatch.context() as patch:
+            patch.setattr(self.sessions, "_now", lambda: later)
+            self.sessions.sweep()
 
     def connect(self) -> Any:
         return SmartConnect(host="127.0.0.1", port=self.port, user="root", pwd=PASSWORD, sslContext=self.tls)
@@ -175,14 +189,20 @@ wait(collector, version, 600)
 """
 
 
-async def test_a_client_that_dies_while_it_waits_takes_nothing_with_it(clients: Clients) -> None:
-    await record_vm(clients.host, "first")
+async def dying_client(clients: Clients) -> asyncio.subprocess.Process:
+    """In a process of its own; it waits for updates, or will in a moment."""
     arguments = (str(clients.port), clients.ca_file, str(Path(__file__).parents[2]))
     dying = await asyncio.create_subprocess_exec(
         sys.executable, "-W", "ignore", "-c", DYING, *arguments, stdout=asyncio.subprocess.PIPE
     )
     assert dying.stdout is not None
     assert await asyncio.wait_for(dying.stdout.readline(), LONGEST_S)
+    return dying
+
+
+async def test_a_client_that_dies_while_it_waits_takes_nothing_with_it(clients: Clients) -> None:
+    await record_vm(clients.host, "first")
+    dying = await dying_client(clients)
     living = await clients.run(clients.connect)
     collector = await clients.run(watch_names, living)
     version = (await clients.run(wait, collector, "")).version
@@ -194,6 +214,31 @@ async def test_a_client_that_dies_while_it_waits_takes_nothing_with_it(clients: 
     await record_vm(clients.host, "second")
     assert names_in(await asyncio.wait_for(waiting, LONGEST_S)) == ["second"]
     await clients.run(Disconnect, living)
+
+
+async def test_a_client_that_dies_while_it_waits_leaves_nothing_behind(
+    clients: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its session may be taken up by another connection, with all that is in it; then it expires."""
+    await record_vm(clients.host, "first")
+    tasks = asyncio.all_tasks()
+    dying = await dying_client(clients)
+    await until(lambda: clients.are_waiting(1))
+    (session,) = clients.sessions.all()
+    left = [weakref.ref(one) for one in (*session.objects.values(), *session.state.values())]
+    assert len(left) == 3, "a view, a filter, and what the collector keeps"
+    dying.kill()
+    await dying.wait()
+
+    async def is_quiet() -> bool:
+        return asyncio.all_tasks() <= tasks and not clients.world.updates._watches
+
+    await until(is_quiet)
+    assert not session.is_over
+    clients.end_idle(monkeypatch)
+    assert session.is_over
+    gc.collect()
+    assert [one() for one in left] == [None] * 3
 
 
 async def test_a_session_that_ends_while_a_task_runs(clients: Clients) -> None:
@@ -219,6 +264,35 @@ async def test_a_session_that_ends_while_a_task_runs(clients: Clients) -> None:
     await clients.run(lambda: WaitForTask(shown, si=again))
     assert await clients.run(lambda: shown.info.state) == "success"
     await clients.run(Disconnect, again)
+
+
+async def test_a_session_that_expires_while_its_task_runs(clients: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it began goes on, and is still its user's: another session sees it through."""
+    vm = await record_vm(clients.host, "golden")
+    si = await clients.run(clients.connect)
+
+    def begin() -> tuple[str, str]:
+        content = si.RetrieveContent()
+        golden, folder = vim.VirtualMachine(ids.vm_moid(vm.id), si._stub), content.rootFolder.childEntity[0].vmFolder
+        own = content.taskManager.CreateTask(golden, "com.example.backup", None, False).task
+        spec = vim.vm.CloneSpec(location=vim.vm.RelocateSpec(), powerOn=False, template=False)
+        return own._moId, golden.CloneVM_Task(folder=folder, name="copy", spec=spec)._moId
+
+    begun = await clients.run(begin)
+    clients.end_idle(monkeypatch)
+    assert clients.sessions.all() == []
+    again = await clients.run(clients.connect)
+
+    def see_through() -> None:
+        own, copying = (vim.Task(moid, again._stub) for moid in begun)
+        WaitForTask(copying, si=again)
+        assert (own.info.state, own.info.reason.userName) == ("running", "root")
+        own.SetTaskState("success")
+        WaitForTask(own, si=again)
+        Disconnect(again)
+
+    await clients.run(see_through)
+    assert sorted(live.name for live in clients.host.floor.shown()) == ["copy", "golden"]
 
 
 async def test_clients_that_wait_are_let_go_when_the_surface_ends_and_miss_nothing_after(clients: Clients) -> None:

@@ -286,6 +286,14 @@ async def test_an_address_ends_with_its_session(method: str) -> None:
     assert not host.asked
 
 
+async def test_an_address_ends_with_a_session_that_has_expired_unnoticed() -> None:
+    world, what = transfer(FakeHost())
+    url = address(world, "upload", what)
+    world.sessions.session = FakeSession()
+    world.sessions.session.secret = "another's"
+    assert (await Client(world).ask("PUT", url, b"12345678"))[0] == 404
+
+
 @pytest.mark.parametrize("method", ["GET", "PUT"])
 async def test_a_user_who_may_no_longer_is_refused(method: str) -> None:
     world, what = transfer(FakeHost())

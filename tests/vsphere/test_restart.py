@@ -1,0 +1,180 @@
+"""The daemon is killed and started again while clients wait: nobody hangs, and whoever comes back sees what is."""
+
+from __future__ import annotations
+
+import base64
+import gc
+import http.client
+import json
+import ssl
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from pyVim.connect import SmartConnect
+from pyVim.task import WaitForTask
+
+from ramet.api import Client
+from ramet.model.requests import CreateVm, DiskRequest
+from ramet.vsphere import ids
+from ramet.vsphere.types import vim, vmodl
+from tests.guest.daemon_kit import finish
+from tests.vsphere.client_kit import PASSWORD, USER, Served, served
+from tests.vsphere.test_concurrency import names_in, wait, watch_names
+
+pytestmark = [  # pyVmomi leaves sockets to the garbage collector
+    pytest.mark.slow,
+    pytest.mark.timeout(180),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+LONGEST_S = 30.0
+"""Far less than any of them would wait for an answer."""
+CUT = (OSError, http.client.HTTPException)
+
+
+@pytest.fixture
+def server() -> Iterator[Served]:
+    with served("rk-") as server:
+        yield server
+    gc.collect()
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(8) as pool:
+        yield pool
+
+
+class Rest:
+    """The automation API, as a script without a library uses it."""
+
+    def __init__(self, server: Served) -> None:
+        self._tls = ssl.create_default_context(cafile=str(server.ca_file))
+        self._port = server.port
+        self.session = ""
+
+    def ask(self, method: str, path: str, **headers: str) -> tuple[int, Any]:
+        connection = http.client.HTTPSConnection("127.0.0.1", self._port, context=self._tls, timeout=120)
+        try:
+            connection.request(method, path, headers={"vmware-api-session-id": self.session, **headers})
+            answer = connection.getresponse()
+            body = answer.read()
+            return answer.status, json.loads(body) if body else None
+        finally:
+            connection.close()
+
+    def log_in(self) -> None:
+        basic = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        status, self.session = self.ask("POST", "/api/session", Authorization=f"Basic {basic}")
+        assert status == 201
+
+
+def connect(server: Served) -> Any:
+    tls = ssl.create_default_context(cafile=str(server.ca_file))
+    return SmartConnect(host="127.0.0.1", port=server.port, user=USER, pwd=PASSWORD, sslContext=tls)
+
+
+def make_vm(client: Client, name: str) -> None:
+    """Off, and acknowledged."""
+    finish(client, client.create_vm(CreateVm(name=name, nics=(), disks=(DiskRequest(size_mib=16),))))
+
+
+def begin_task(si: Any) -> Any:
+    """One whose end is the client's to say."""
+    manager, obj = si.content.taskManager, si.content.rootFolder
+    return manager.CreateTask(obj=obj, taskTypeId="com.example.backup", initiatedBy=None, cancelable=False).task
+
+
+def calls_of(si: Any) -> int:
+    return int(si.content.sessionManager.currentSession.callCount)
+
+
+def until_waiting(observer: Any, key: str, calls: int) -> None:
+    """The session has so many calls; what is asked last is then under way."""
+    deadline = time.monotonic() + LONGEST_S
+    while not any(one.key == key and one.callCount >= calls for one in observer.content.sessionManager.sessionList):
+        assert time.monotonic() < deadline, "it does not wait"
+        time.sleep(0.01)
+
+
+def ended_by(waiting: Future[Any]) -> BaseException:
+    """What whoever waited was told."""
+    raised = waiting.exception(LONGEST_S)
+    assert raised is not None
+    return raised
+
+
+def session_key(si: Any) -> str:
+    return str(si.content.sessionManager.currentSession.key)
+
+
+def follow(collector: Any, version: str, seen: list[str]) -> None:
+    """Until an error."""
+    while True:
+        told = wait(collector, version, 600)
+        version = told.version
+        seen += names_in(told)
+
+
+def test_whoever_waits_when_the_daemon_is_killed_is_told_and_finds_everything_again(
+    server: Served, threads: ThreadPoolExecutor
+) -> None:
+    for name in ("first", "second"):
+        make_vm(server.client, name)
+    server.daemon.stop()
+    client = server.daemon.start(kill_at="remove.forgotten")
+    observer, watching, tasking = (connect(server) for _ in range(3))
+    rest = Rest(server)
+    rest.log_in()
+
+    collector, seen = watch_names(watching), list[str]()
+    told = wait(collector, "")
+    assert sorted(names_in(told)) == ["first", "second"]
+    task = begin_task(tasking)
+    before = [(session_key(si), calls_of(si)) for si in (watching, tasking)]
+    waiting = threads.submit(follow, collector, told.version, seen)
+    tracking = threads.submit(WaitForTask, task, si=tasking)
+    until_waiting(observer, before[0][0], before[0][1] + 1)
+    until_waiting(observer, before[1][0], before[1][1] + 4)  # the collector, a filter, what is so far, what comes
+    doomed = ids.vm_moid(client.show_vm("second").id)
+    make_vm(client, "third")  # acknowledged: it is told, now or later
+    deleting = threads.submit(rest.ask, "DELETE", f"/api/vcenter/vm/{doomed}")  # where the daemon dies
+    for one in (waiting, tracking, deleting):
+        assert isinstance(ended_by(one), CUT)
+    assert seen in ([], ["third"])
+    server.daemon.wait_killed()
+    with pytest.raises(ConnectionRefusedError):
+        connect(server)
+
+    client = server.daemon.start()
+    for si in (observer, watching, tasking):
+        si._stub.DropConnections()  # they are dead
+    for call in (
+        lambda: wait(collector, told.version, 600),
+        lambda: WaitForTask(task, si=tasking),
+        lambda: observer.content.viewManager.CreateListView(),
+    ):
+        assert isinstance(ended_by(threads.submit(call)), vim.fault.NotAuthenticated)
+    assert threads.submit(rest.ask, "GET", "/api/vcenter/vm").result(LONGEST_S)[0] == 401
+
+    again = connect(server)
+    with pytest.raises(vmodl.fault.ManagedObjectNotFound):
+        vmodl.query.PropertyCollector.Filter("filter-1", again._stub).Destroy()
+    lost = threads.submit(WaitForTask, vim.Task(task._moId, again._stub), si=again)
+    assert "The daemon was restarted" in getattr(ended_by(lost), "msg", "")
+    collector = watch_names(again)
+    told = wait(collector, "")
+    assert sorted(names_in(told)) == sorted(vm.name for vm in client.list_vms()) == ["first", "third"]
+    waiting = threads.submit(wait, collector, told.version, 600)
+    make_vm(client, "fourth")
+    assert names_in(waiting.result(LONGEST_S)) == ["fourth"]
+    rest.log_in()
+    status, listed = rest.ask("GET", "/api/vcenter/vm")
+    assert (status, [vm["name"] for vm in listed]) == (200, ["first", "fourth", "third"])
+    assert rest.ask("GET", f"/api/vcenter/vm/{doomed}")[0] == 404
+    for si in (again, observer, watching, tasking):
+        si._stub.DropConnections()
