@@ -41,20 +41,14 @@ async def select(world: World, call: Call, plan: Plan) -> Selection:
     walk = _Walk(world, call, plan)
     for root in plan.roots:
         mo = world.get(root.ref._moId, call)
+        if mo is None or wire_name(mo.wire) not in OPEN_TO_ALL:
+            call.known_or_fault(root.ref)  # before a login nobody learns what there is and what not
         if mo is None:
-            _admit_missing(call, world)
             walk.selection.missing.append(root.ref)
             continue
         walk.visit(mo, root.steps, root.skip)
     await walk.run()
     return walk.selection
-
-
-def _admit_missing(call: Call, world: World) -> None:
-    """Before a login nobody learns what there is and what not."""
-    content = world.get("ServiceInstance")
-    if call.session is None and content is not None:
-        call.session_or_fault(content)
 
 
 class _Walk:

@@ -3,6 +3,7 @@
     call = Call(session, version, peer)
     call.require("VirtualMachine.Interact.PowerOn", mo)      # NotAuthenticated, NoPermission
     call.session_or_fault(mo) -> Session                     # NotAuthenticated
+    call.known_or_fault(reference) -> Session                # the same, of what may not be there
     call.principal -> "root", or "" before a login
     call.reply.session = session             # whoever logs in: its secret goes back to the client with the answer
     CURRENT.get() -> Call or None            # for the few properties that differ by who reads them
@@ -63,17 +64,20 @@ class Call:
         return self.session.user_name if self.session else ""
 
     def session_or_fault(self, mo: Mo, privilege: str = "System.View") -> Session:
+        return self.known_or_fault(mo.ref, privilege)
+
+    def known_or_fault(self, reference: Any, privilege: str = "System.View") -> Session:
         if self.session is None:
             raise vim.fault.NotAuthenticated(
-                object=mo.ref, privilegeId=privilege, msg="The session is not authenticated."
+                object=reference, privilegeId=privilege, msg="The session is not authenticated."
             )
         return self.session
 
-    def require(self, privilege: str, mo: Mo) -> None:
-        """Refuse a user whose role has not this privilege."""
+    def require(self, privilege: str, mo: Mo, about: Any = None) -> None:
+        """Refuse a user whose role has not this privilege. `about`: the reference that is told, if not that of `mo`."""
         if not self.session_or_fault(mo, privilege).may(privilege):
             raise vim.fault.NoPermission(
-                object=mo.ref,
+                object=mo.ref if about is None else about,
                 privilegeId=privilege,
                 msg=f"Permission to perform this operation was denied. It needs the privilege {privilege}.",
             )

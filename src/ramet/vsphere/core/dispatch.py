@@ -2,6 +2,7 @@
 
     result = await invoke(world, call, "vm-17", "InstantClone_Task", {"spec": spec})
     offered(mo, name) -> Offer             # MethodNotFound, NotSupported
+    reached(world, call, moid) -> Mo       # ManagedObjectNotFound; before a login NotAuthenticated, whatever there is
 
 Raises `vmodl.MethodFault` and nothing else: what the caller did wrong, what is not supported, what failed, and for a
 bug of ours a SystemError that tells nothing of the inside.
@@ -47,8 +48,22 @@ def offered(mo: Mo, name: str) -> Offer:
     return Offer(info, operation)
 
 
+def reached(world: World, call: Call, moid: str, reference: Any = None) -> Mo:
+    """The object that a client addresses, if it may know of it. To a stranger all look alike, those that there are not
+    too: but for the few that somebody needs in order to log in, whose ids are the same everywhere."""
+    if call.session is None:
+        mo = world.get(moid)
+        if mo is None or not _is_open(mo):
+            call.known_or_fault(reference or Support.ManagedObject(moid))
+    return world.find(moid, call, reference)
+
+
+def _is_open(mo: Mo) -> bool:
+    return wire_name(mo.wire) in _FETCH_WITHOUT_LOGIN or any(one.anonymous for one in mo.operations.values())
+
+
 async def invoke(world: World, call: Call, moid: str, name: str, arguments: dict[str, Any]) -> Any:
-    """Do it: find, check arguments and privilege, call. The result is of the type that the schema declares."""
+    """Do it: find, check privileges and arguments, call. The result is of the type that the schema declares."""
     attendant, fault, token = world.attendant, None, CURRENT.set(call)
     if attendant is not None:
         attendant.came(call)
@@ -72,21 +87,30 @@ async def invoke(world: World, call: Call, moid: str, name: str, arguments: dict
 
 
 async def _invoke(world: World, call: Call, moid: str, name: str, arguments: dict[str, Any]) -> Any:
-    mo = world.find(moid, call)
+    mo = reached(world, call, moid)
     offer = offered(mo, name)
-    _admit(mo, offer, call)
+    _admit(mo, offer, call, arguments)
     check_arguments(offer.info, arguments)
     if offer.operation is None:
         return await mo.fetch(call, **arguments)
     return await offer.operation.function(mo, call, **arguments)
 
 
-def _admit(mo: Mo, offer: Offer, call: Call) -> None:
+def _admit(mo: Mo, offer: Offer, call: Call, arguments: dict[str, Any]) -> None:
     if offer.operation is None:
         if wire_name(mo.wire) not in _FETCH_WITHOUT_LOGIN:
             call.require("System.View", mo)
     elif not offer.operation.anonymous:
         call.require(offer.operation.privilege or offer.info.privId or "System.View", mo)
+        _admit_arguments(mo, offer.info, call, arguments)
+
+
+def _admit_arguments(mo: Mo, info: Any, call: Call, arguments: dict[str, Any]) -> None:
+    """Of some parameters the schema says what the caller must be allowed to do with what they refer to."""
+    for parameter in info.params:
+        value = arguments.get(parameter.name)
+        if parameter.privId and value is not None:
+            call.require(parameter.privId, mo, value if isinstance(value, Support.ManagedObject) else None)
 
 
 def check_arguments(info: Any, arguments: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ramet.vsphere.access.sessions import Sessions
 from ramet.vsphere.core.calls import Call
-from ramet.vsphere.core.dispatch import invoke, offered
+from ramet.vsphere.core.dispatch import invoke, offered, reached
 from ramet.vsphere.core.properties import check_path
 from ramet.vsphere.core.world import World
 from ramet.vsphere.types import NEWEST, Support, is_a, property_info, vim, vmodl
@@ -90,11 +90,13 @@ async def _answer(world: World, request: Request, address: _Address) -> Response
 
 def _check_object(world: World, call: Call, address: _Address) -> None:
     kind = leaves.named_type(address.kind)
+    is_kind = kind is not None and leaves.is_reference(kind)
+    reference = (kind if is_kind else Support.ManagedObject)(address.moid)
     try:
-        mo = world.find(address.moid, call)
+        mo = reached(world, call, address.moid, reference)
     except vmodl.fault.ManagedObjectNotFound as fault:
         raise _RefusedError(404, fault) from fault
-    if kind is None or not leaves.is_reference(kind) or not is_a(mo.wire, kind):
+    if not is_kind or not is_a(mo.wire, kind):
         raise _not_here(f"{address.moid} is no {address.kind}.")
 
 

@@ -27,7 +27,7 @@ from ramet.vsphere.access.sessions import Sessions
 from ramet.vsphere.core.calls import Call, Session
 from ramet.vsphere.core.dispatch import invoke
 from ramet.vsphere.core.world import World
-from ramet.vsphere.types import version_for, vmodl
+from ramet.vsphere.types import version_for, vim, vmodl
 from ramet.vsphere.wire import envelope
 from ramet.vsphere.wire.soap_request import SoapRequest, parse_request
 from ramet.vsphere.wire.versions import versions_xml
@@ -154,8 +154,7 @@ class _Endpoint:
         except _GoneError:
             return None
         except vmodl.MethodFault as exc:
-            if isinstance(exc, vmodl.fault.ManagedObjectNotFound) and exc.obj._moId == asked.moid:
-                exc.obj = asked.this  # of the type that the client knows it by
+            _name_as_asked(exc, asked)
             return _Answer(500, envelope.fault(exc, call.version))
         except Exception:
             log.exception("a result could not be written: a bug of ours", object=asked.moid, method=asked.name)
@@ -166,6 +165,14 @@ class _Endpoint:
         mo = self._world.get(asked.moid, call)
         operation = mo.operations.get(asked.name) if mo is not None else None
         return operation is not None and operation.waits
+
+
+def _name_as_asked(fault: Any, asked: SoapRequest) -> None:
+    """The object is of the type that the client knows it by: what it is here tells whether it is here."""
+    if isinstance(fault, vmodl.fault.ManagedObjectNotFound) and fault.obj._moId == asked.moid:
+        fault.obj = asked.this
+    elif isinstance(fault, vim.fault.NotAuthenticated) and getattr(fault.object, "_moId", None) == asked.moid:
+        fault.object = asked.this
 
 
 class _GoneError(Exception):
