@@ -129,6 +129,7 @@ class Settings(Model):
         default=1800.0, ge=1, description="A vSphere client's session ends when it asks nothing for so long, seconds."
     )
     sessions_max: int = Field(default=1000, ge=1, description="Sessions of vSphere clients that are open at a time.")
+    sessions_per_user_max: int = Field(default=250, ge=1, description="Of these, the most that one user has.")
     connections_max: int = Field(
         default=512, ge=1, le=10_000, description="Connections of vSphere clients that are open at a time."
     )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ramet.host.audit import Audit
 from ramet.host.users import LoginLimits
 from ramet.model.access import Role
-from ramet.vsphere.access.sessions import Sessions, UserSession
+from ramet.vsphere.access.sessions import MOST_TICKETS, Sessions, UserSession
 from ramet.vsphere.types import vim, vmodl
 from tests.unit.host.test_users import Clock, made, request
 
@@ -22,14 +22,14 @@ PASSWORD = "correct horse"
 class Desk:
     """Sessions over users without a store, with a clock that tests turn."""
 
-    def __init__(self, idle_s: float = 100.0, most: int = 5) -> None:
+    def __init__(self, idle_s: float = 100.0, most: int = 5, most_each: int = 100) -> None:
         self.clock = Clock()
         self.users = made(self.clock, LoginLimits(failures=3, lock_s=50))
         self.audit = Audit(Path("/dev/null"), 1 << 20)
         self.woken = 0
         self.sessions = Sessions(
             self.users, self.audit, lambda session, privilege: session.role is Role.ADMINISTRATOR,
-            idle_s=idle_s, most=most, now=self.clock, on_end=self._wake,
+            idle_s=idle_s, most=most, most_each=most_each, now=self.clock, on_end=self._wake,
         )  # fmt: skip
         self.users.watch(self.sessions.end_of)
 
@@ -139,6 +139,48 @@ async def test_too_many_sessions_push_out_the_users_own_that_was_left_alone() ->
     assert await desk.login()
     assert left_alone.is_over
     assert not mals.is_over
+
+
+async def test_a_user_has_so_many_sessions_and_leaves_room_for_others() -> None:
+    desk = await Desk(idle_s=1000, most=10, most_each=2).with_users()
+    left_alone, mals = await desk.login(), await desk.login("mal")
+    desk.clock.now += 30
+    newer = await desk.login()
+    with pytest.raises(vmodl.fault.SystemError, match="'eve' has 2 sessions already"):
+        await desk.login()
+    assert await desk.login("mal")
+    desk.clock.now += 31
+    newest = await desk.login()
+    assert left_alone.is_over
+    assert not any(one.is_over for one in (newer, mals, newest))
+
+
+async def test_where_there_are_too_many_in_all_whoever_has_the_most_gives_way() -> None:
+    desk = await Desk(idle_s=1000, most=3).with_users()
+    first, second = await desk.login("mal"), await desk.login("mal")
+    own = await desk.login()
+    desk.sessions.enter(first)
+    desk.clock.now += 60
+    assert await desk.login()
+    assert second.is_over, "the other one is in use"
+    assert not own.is_over
+    assert not first.is_over
+    assert await desk.login("mal")
+    assert own.is_over, "eve has the most now"
+    with pytest.raises(vmodl.fault.SystemError, match="There are 3 sessions already"):
+        await desk.login()
+
+
+async def test_tickets_of_a_user_are_so_many_and_the_oldest_goes() -> None:
+    desk = await Desk(most=50).with_users()
+    session, mals = await desk.login(), await desk.login("mal")
+    others = desk.sessions.ticket(mals)
+    tickets = [desk.sessions.ticket(session) for _ in range(MOST_TICKETS + 2)]
+    for gone in tickets[:2]:
+        with pytest.raises(vim.fault.InvalidLogin):
+            desk.sessions.redeem(gone)
+    for good in (*tickets[2:], others):
+        assert desk.sessions.redeem(good)
 
 
 step = st.one_of(

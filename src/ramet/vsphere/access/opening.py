@@ -30,6 +30,7 @@ async def opened(world: World) -> AsyncIterator[None]:
         roles.may,
         idle_s=settings.session_idle_s,
         most=settings.sessions_max,
+        most_each=settings.sessions_per_user_max,
         on_end=world.updates.wake,
     )
     world.parts[Roles], world.parts[Sessions] = roles, sessions

@@ -7,8 +7,9 @@
     sessions.all() -> list
     sessions.ticket(session) -> str;  sessions.redeem(ticket, …) -> UserSession    # InvalidLogin
 
-A session in which a call is running does not grow old, however long that waits. Why a login failed is never told: a
-wrong password, an unknown user and a locked one look the same.
+A session in which a call is running does not grow old, however long that waits. Nobody can fill the server for others:
+a user has so many sessions and no more, and when there are too many in all, whoever has the most gives way. Why a login
+failed is never told: a wrong password, an unknown user and a locked one look the same.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from __future__ import annotations
 import secrets
 import time
 import uuid
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,9 +34,10 @@ from ramet.vsphere.types import vim, vmodl
 log = structlog.stdlib.get_logger(__name__)
 
 TICKET_S = 300.0
-MOST_TICKETS = 1000
+MOST_TICKETS = 20
+"""Of a user: a further one takes the place of the oldest."""
 YIELDS_AFTER_S = 60.0
-"""A user who has too many sessions loses the one that was left alone longest, if that is as long ago."""
+"""Where there are too many sessions, the one that was left alone longest ends, if that is as long ago."""
 
 
 @dataclass(slots=True, eq=False)
@@ -69,7 +72,8 @@ class _Ticket:
 
 
 class Sessions:
-    """All that are open. `now` is Unix time; `on_end` is called after sessions have ended."""
+    """All that are open: at most `most`, and `most_each` of a user. `now` is Unix time; `on_end` is called after
+    sessions have ended."""
 
     def __init__(
         self,
@@ -79,6 +83,7 @@ class Sessions:
         *,
         idle_s: float,
         most: int,
+        most_each: int,
         now: Callable[[], float] = time.time,
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
@@ -87,6 +92,7 @@ class Sessions:
         self._allowed = allowed
         self._idle_s = idle_s
         self._most = most
+        self._most_each = most_each
         self._now = now
         self._on_end = on_end
         self._open: dict[str, UserSession] = {}
@@ -115,23 +121,30 @@ class Sessions:
 
     def _make_room(self, user_name: str) -> None:
         self.sweep()
-        if len(self._open) < self._most:
-            return
-        own = [one for one in self._open.values() if one.user_name == user_name and not one.running]
-        oldest = min(own, key=lambda one: one.last_active_at, default=None)
+        held = Counter(one.user_name for one in self._open.values())
+        if held[user_name] >= self._most_each:
+            self._push_out({user_name}, f"{user_name!r} has {held[user_name]} sessions already.")
+        elif len(self._open) >= self._most:
+            highest = max(held.values())
+            greedy = {name for name, count in held.items() if count == highest}
+            self._push_out(greedy & {user_name} or greedy, f"There are {self._most} sessions already.")
+
+    def _push_out(self, users: Collection[str], said: str) -> None:
+        """The session of these that was left alone longest. A SystemError when all of them are in use."""
+        idle = [one for one in self._open.values() if one.user_name in users and not one.running]
+        oldest = min(idle, key=lambda one: one.last_active_at, default=None)
         if oldest is None or oldest.last_active_at > self._now() - YIELDS_AFTER_S:
-            raise vmodl.fault.SystemError(
-                reason="Too many sessions.",
-                msg=f"There are {self._most} sessions already. Log out of those that are not needed.",
-            )
-        self.end(oldest)
+            hint = "Log out of those that are not needed."
+            raise vmodl.fault.SystemError(reason="Too many sessions.", msg=f"{said} {hint}")
+        self.end(oldest, "gave way to another")
 
     def ticket(self, session: UserSession) -> str:
         """For one further session of the same user, within five minutes."""
         now = self._now()
         self._tickets = {secret: one for secret, one in self._tickets.items() if one.until > now}
-        if len(self._tickets) >= MOST_TICKETS:
-            raise vmodl.fault.SystemError(reason="Too many tickets.", msg="Too many tickets wait to be used.")
+        own = [secret for secret, one in self._tickets.items() if one.user_name == session.user_name]
+        for oldest in own[: max(0, len(own) + 1 - MOST_TICKETS)]:
+            del self._tickets[oldest]
         secret = "cst-" + secrets.token_hex(20)
         self._tickets[secret] = _Ticket(session.user_name, now + TICKET_S)
         return secret

@@ -66,6 +66,8 @@ async def _run(
     world: World, request: Request, operation: Operation, given: dict[str, Any], credentials: Credentials
 ) -> Done:
     sessions = world.part(Sessions)
+    if operation.is_anonymous:
+        operation.parse(given)  # what is wrong with it must not leave a session behind of which nobody knows
     session, opened = await _session(sessions, request, operation, credentials)
     arguments = operation.parse(given)
     call = Call(session, peer=request.peer, user_agent=request.headers.get("user-agent", ""), host=request.host)
@@ -73,6 +75,10 @@ async def _run(
     sessions.enter(session)
     try:
         return Done(await operation.function(Ask(world, call), **arguments), opened)
+    except BaseException:
+        if opened is not None:
+            sessions.end(opened, "nobody was told of it")
+        raise
     finally:
         sessions.leave(session)
         CURRENT.reset(token)
