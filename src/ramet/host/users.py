@@ -141,7 +141,7 @@ class Users:
             user = self._find(name)
             if role is not Role.ADMINISTRATOR and user.role is Role.ADMINISTRATOR:
                 self._check_another(user, "role")
-            changed = user.changed(role=role)
+            changed = user.changed(role=role, role_since=self.now())
             await self.table.put(changed)
         if role is not user.role:
             self._end(user.name)

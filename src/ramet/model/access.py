@@ -57,6 +57,8 @@ class User(Model):
     """When the password was last set, Unix time."""
     locked_until: float = 0.0
     """Unix time."""
+    role_since: float = 0.0
+    """When the role was last set, Unix time; 0 for the first one."""
 
 
 class UserView(Model):

@@ -1,12 +1,13 @@
 """The AuthorizationManager: roles, privileges, and who has them where. Here a user has one role everywhere.
 
 Permissions stand on the root folder and are inherited by everything. Setting them there gives users another role;
-anywhere else they are refused, and so are those of groups: there are none.
+anywhere else they are refused, and so are those of groups: there are none. Nobody gives what they have not, neither to
+others nor to themselves, and nobody takes a role from those who may more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from ramet.vsphere import ids
@@ -55,10 +56,13 @@ class AuthorizationManager(Mo):
 
     @operation("AddAuthorizationRole")
     async def add_role(self, call: Call, name: str, privIds: Sequence[str] = ()) -> int:
+        self._require_having(call, privIds)
         return await self._roles.add(name, privIds)
 
     @operation("UpdateAuthorizationRole")
     async def update_role(self, call: Call, roleId: int, newName: str, privIds: Sequence[str] = ()) -> None:
+        before = self._roles.get(roleId).privileges or frozenset()
+        self._require_having(call, set(privIds) - before)
         await self._roles.update(roleId, newName, privIds)
 
     @operation("RemoveAuthorizationRole")
@@ -93,6 +97,7 @@ class AuthorizationManager(Mo):
     @operation("SetEntityPermissions", privilege=_MODIFY, partial=_EVERYWHERE)
     async def set_permissions(self, call: Call, entity: Any, permission: Sequence[Any] = ()) -> None:
         self._check_place(call, entity, permission)
+        self._check_gifts(call, permission)
         for one in permission:
             await self._roles.grant(one.principal, one.roleId)
 
@@ -100,10 +105,13 @@ class AuthorizationManager(Mo):
     async def reset_permissions(self, call: Call, entity: Any, permission: Sequence[Any] = ()) -> None:
         """Those who are not named lose what was given to them here; what they are on this host stays."""
         self._check_place(call, entity, permission)
+        self._check_gifts(call, permission)
         named = {one.principal.lower() for one in permission}
-        for name, role in self._roles.holders():
-            if not role.system and name not in named:
-                await self._roles.revoke(name)
+        losing = [(name, role) for name, role in self._roles.holders() if not role.system and name not in named]
+        for _, role in losing:
+            self._require_having(call, role.privileges)
+        for name, _ in losing:
+            await self._roles.revoke(name)
         for one in permission:
             await self._roles.grant(one.principal, one.roleId)
 
@@ -115,6 +123,7 @@ class AuthorizationManager(Mo):
             raise fault(vim.fault.NotFound, f"There is no permission of {user[:80]!r}.")
         if held.system:
             raise fault(vmodl.fault.NotSupported, "A user of this host has a role: 'ramet user rm' removes both.")
+        self._require_having(call, held.privileges)
         await self._roles.revoke(user.lower())
 
     def _check_place(self, call: Call, entity: Any, permissions: Sequence[Any]) -> None:
@@ -126,6 +135,19 @@ class AuthorizationManager(Mo):
                 raise fault(vmodl.fault.NotSupported, "There are no groups here: name users.")
             if not one.propagate:
                 raise fault(vmodl.fault.NotSupported, "A role holds everywhere: let the permission propagate.")
+
+    def _check_gifts(self, call: Call, permissions: Sequence[Any]) -> None:
+        """The role that is given, and the one that is taken for it."""
+        for one in permissions:
+            given, taken = self._roles.get(one.roleId), self._roles.of_user(one.principal)
+            for role in (given, taken):
+                if role is not None:
+                    self._require_having(call, role.privileges)
+
+    def _require_having(self, call: Call, privileges: Collection[str] | None) -> None:
+        """NoPermission for the first that the caller lacks. None: everything."""
+        for privilege in sorted(all_privileges() if privileges is None else privileges):
+            call.require(privilege, self)
 
     # -- who may what ------------------------------------------------------------------------------------------------
 
