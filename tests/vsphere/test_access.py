@@ -16,7 +16,7 @@ from ramet.model.access import AddUser, Role
 from ramet.vsphere import ids
 from ramet.vsphere.access.attending import is_audited
 from ramet.vsphere.access.privileges import all_privileges, of_role
-from ramet.vsphere.access.roles import Roles
+from ramet.vsphere.access.roles import GRANT_PREFIX, NUMBER_KEY, ROLE_PREFIX, Roles
 from ramet.vsphere.access.sessions import Sessions
 from ramet.vsphere.core.calls import Call
 from ramet.vsphere.core.dispatch import invoke
@@ -24,6 +24,7 @@ from ramet.vsphere.core.objects import Mo
 from ramet.vsphere.core.world import World
 from ramet.vsphere.types import NEWEST, operation_info, vim, vmodl, wire_name
 from tests.vsphere.kit import record_vm, seen
+from tests.vsphere.web_kit import browsing
 
 PASSWORD = "correct horse"
 MANAGER = "AuthorizationManager"
@@ -64,6 +65,57 @@ async def test_who_is_not_logged_in_is_told_so(world: World) -> None:
     ):
         with pytest.raises(vim.fault.NotAuthenticated):
             await invoke(world, Call(None), moid, name, arguments)
+
+
+async def test_a_stranger_learns_of_no_object_whether_it_is_there(world: World, host: Host) -> None:
+    """The whole answer is the same, on each way that leads to an object."""
+    vm = await seen(world, await record_vm(host, "web"))
+
+    async def told(moid: str, method: str, arguments: Any) -> tuple[str, Any]:
+        with pytest.raises(vim.fault.NotAuthenticated) as caught:
+            await invoke(world, Call(None), moid, method, arguments)
+        fault: Any = caught.value
+        return fault.msg, (fault.privilegeId, fault.object._moId == moid, type(fault.object))
+
+    for method, arguments in (
+        ("Fetch", {"prop": "name"}),
+        ("PowerOnVM_Task", {}),
+        ("AcquireMksTicket", {}),
+        ("CreateFolder", {"name": "x"}),
+        ("No_Such", {}),
+    ):
+        assert await told(vm.moid, method, arguments) == await told("vm-7", method, arguments), method
+    await same_over_the_wire(world, vm.moid)
+
+
+ENVELOPE = (
+    '<Envelope xmlns="http://schemas.xmlsoap.org/soap/envelope/"><Body xmlns="urn:vim25" '
+    'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">%s</Body></Envelope>'
+)
+SOAP_CALLS = (
+    '<PowerOnVM_Task><_this type="VirtualMachine">vm-7</_this></PowerOnVM_Task>',
+    '<Fetch><_this type="Folder">vm-7</_this><prop>name</prop></Fetch>',
+    '<RetrieveProperties><_this type="PropertyCollector">propertyCollector</_this><specSet><propSet>'
+    '<type>VirtualMachine</type><pathSet>name</pathSet></propSet><objectSet><obj type="VirtualMachine">vm-7</obj>'
+    "</objectSet></specSet></RetrieveProperties>",
+)
+
+
+async def same_over_the_wire(world: World, moid: str) -> None:
+    from ramet.vsphere.vijson.app import make_app as vi_json
+    from ramet.vsphere.wire.endpoint import make_app as soap
+
+    async with browsing(soap(world)) as client:
+        for one in SOAP_CALLS:
+            bodies = [ENVELOPE % one.replace("vm-7", there) for there in (moid, "vm-7")]
+            said = [(await client.post("/sdk", content=body)).text for body in bodies]
+            assert "NotAuthenticated" in said[0]
+            assert said[0].replace(moid, "vm-7") == said[1], one
+    async with browsing(vi_json(world)) as client:
+        for path in ("VirtualMachine/{}/name", "VirtualMachine/{}/nothing", "Folder/{}/name", "No/{}/name"):
+            answers = [await client.get("/sdk/vim25/8.0.3.0/" + path.format(one)) for one in (moid, "vm-7")]
+            assert [answer.status_code for answer in answers] == [401, 401], path
+            assert answers[0].text.replace(moid, "vm-7") == answers[1].text, path
 
 
 @pytest.mark.parametrize("name", ["LoginByToken", "LoginBySSPI"])
@@ -176,6 +228,132 @@ async def test_roles_are_defined_given_and_taken(world: World, host: Host) -> No
         await invoke(world, root, MANAGER, "RemoveAuthorizationRole", {"roleId": role, "failIfUsed": True})
 
 
+async def test_a_role_that_is_removed_is_nobodys_and_its_number_is_not_given_again(world: World, host: Host) -> None:
+    await logged_in(world, Role.READ_ONLY)
+    roles = world.part(Roles)
+    first = await roles.add("First", ["Datastore.Browse"])
+    await roles.grant("eve", first)
+    await roles.remove(first, fail_if_used=False)
+    assert role_of(roles, "eve") == -2
+    second = await roles.add("Second", ["Host.Config.Settings"])
+    assert second > first
+    again = Roles(host.access.users, world.store)
+    await again.load()
+    assert role_of(again, "eve") == -2
+    await again.remove(second, fail_if_used=True)
+    assert await again.add("Third", []) > second
+    assert [entry.key for entry in await world.store.list(GRANT_PREFIX)] == []
+
+
+async def test_roles_of_an_older_inventory_are_put_right(world: World, host: Host) -> None:
+    """Where a role was removed and its grants stayed, and nothing says which number is the next."""
+    await logged_in(world, Role.READ_ONLY)
+    roles = world.part(Roles)
+    await roles.grant("eve", await roles.add("First", []))
+    for entry in (*await world.store.list(ROLE_PREFIX), *await world.store.list(NUMBER_KEY)):
+        await world.store.delete(entry.key)
+    again = Roles(host.access.users, world.store)
+    await again.load()
+    assert await world.store.list(GRANT_PREFIX) == []
+    assert await again.add("Second", ["Host.Config.Settings"]) == 101
+    assert role_of(again, "eve") == -2
+
+
+@pytest.mark.parametrize("said", [(Role.READ_ONLY,), (Role.OPERATOR, Role.READ_ONLY)])
+async def test_what_the_host_says_of_a_user_ends_a_role_for_good(
+    world: World, host: Host, said: tuple[Role, ...]
+) -> None:
+    await logged_in(world, Role.OPERATOR)
+    roles = world.part(Roles)
+    given = await roles.add("Own", ["Host.Config.Settings"])
+    await roles.grant("eve", given)
+    assert role_of(roles, "eve") == given
+    for role in said:
+        await host.access.set_role("eve", role)
+    assert role_of(roles, "eve") == -2
+    again = Roles(host.access.users, world.store)
+    await again.load()
+    assert role_of(again, "eve") == -2
+
+
+async def test_many_changes_of_roles_at_a_time_leave_none_half_done(world: World) -> None:
+    await logged_in(world, Role.READ_ONLY)
+    roles = world.part(Roles)
+    numbers = await asyncio.gather(*(roles.add(f"role {n}", []) for n in range(5)))
+    assert len(set(numbers)) == 5
+    grants = (roles.grant("eve", number) for number in numbers)
+    await asyncio.gather(*grants, *(roles.remove(number, False) for number in numbers), return_exceptions=True)
+    assert role_of(roles, "eve") == -2
+    assert await world.store.list(GRANT_PREFIX) == []
+
+
+def role_of(roles: Roles, name: str) -> int:
+    found = roles.of_user(name)
+    assert found is not None
+    return found.role_id
+
+
+async def with_privileges(world: World, *privileges: str, name: str = "eve") -> Call:
+    """Somebody with these, and no more."""
+    call = await logged_in(world, Role.READ_ONLY, name)
+    await world.part(Roles).grant(name, await world.part(Roles).add(f"of {name}", privileges))
+    return call
+
+
+def permission(name: str, role: int) -> dict[str, Any]:
+    given = vim.AuthorizationManager.Permission(principal=name, group=False, roleId=role, propagate=True)
+    return {"entity": vim.Folder(ids.ROOT_FOLDER), "permission": [given]}
+
+
+MODIFY = ("Authorization.ModifyPermissions", "Authorization.ModifyRoles", "Datastore.Browse")
+
+
+async def test_nobody_gives_what_they_have_not(world: World) -> None:
+    await logged_in(world, Role.ADMINISTRATOR, "root")
+    eve, roles = await with_privileges(world, *MODIFY), world.part(Roles)
+    own, strong = role_of(roles, "eve"), await roles.add("Strong", ["Host.Config.Settings"])
+    for method, arguments in (
+        ("AddAuthorizationRole", {"name": "x", "privIds": ["Datastore.Browse", "Host.Config.Settings"]}),
+        ("UpdateAuthorizationRole", {"roleId": own, "newName": "x", "privIds": [*MODIFY, "Host.Config.Settings"]}),
+        ("SetEntityPermissions", permission("eve", -1)),
+        ("SetEntityPermissions", permission("eve", 1)),
+        ("SetEntityPermissions", permission("EVE@vsphere.local", strong)),
+        ("ResetEntityPermissions", permission("eve", strong)),
+    ):
+        with pytest.raises(vim.fault.NoPermission):
+            await invoke(world, eve, MANAGER, method, arguments)
+        assert role_of(roles, "eve") == own, method
+        assert roles.get(own).name == "of eve"
+    weak = await invoke(world, eve, MANAGER, "AddAuthorizationRole", {"name": "Weak", "privIds": ["Datastore.Browse"]})
+    renamed = {"roleId": strong, "newName": "Renamed", "privIds": ["Host.Config.Settings", "Datastore.Browse"]}
+    await invoke(world, eve, MANAGER, "UpdateAuthorizationRole", renamed)
+    await logged_in(world, Role.READ_ONLY, "mal")
+    await invoke(world, eve, MANAGER, "SetEntityPermissions", permission("mal", weak))
+    assert role_of(roles, "mal") == weak
+
+
+async def test_nobody_takes_a_role_from_those_who_may_more(world: World) -> None:
+    await logged_in(world, Role.ADMINISTRATOR, "root")
+    await logged_in(world, Role.ADMINISTRATOR, "second")
+    await with_privileges(world, "Host.Config.Settings", name="mal")
+    eve, roles = await with_privileges(world, *MODIFY), world.part(Roles)
+    strong = role_of(roles, "mal")
+    taking = {"entity": vim.Folder(ids.ROOT_FOLDER), "user": "mal", "isGroup": False}
+    for method, arguments in (
+        ("SetEntityPermissions", permission("root", -2)),
+        ("SetEntityPermissions", permission("mal", -2)),
+        ("ResetEntityPermissions", permission("eve", role_of(roles, "eve"))),
+        ("RemoveEntityPermission", taking),
+    ):
+        with pytest.raises(vim.fault.NoPermission):
+            await invoke(world, eve, MANAGER, method, arguments)
+    assert [role_of(roles, name) for name in ("root", "mal")] == [-1, strong]
+    root = await logged_in(world, Role.ADMINISTRATOR, "root")
+    await invoke(world, root, MANAGER, "RemoveEntityPermission", taking)
+    await invoke(world, root, MANAGER, "SetEntityPermissions", permission("second", -2))
+    assert [role_of(roles, name) for name in ("second", "mal")] == [-2, -2]
+
+
 async def test_what_permissions_cannot_say_here_is_refused(world: World) -> None:
     root = await logged_in(world, Role.ADMINISTRATOR, "root")
 
@@ -245,6 +423,16 @@ def test_methods_that_change_machines_are_audited() -> None:
     for name in names:
         assert operation_info(machine, name) is not None
         assert is_audited(machine, name), name
+    for wire, name in (
+        (vim.Task, "CancelTask"),
+        (vim.Datacenter, "PowerOnMultiVM_Task"),
+        (vim.vm.guest.FileManager, "CreateTemporaryFileInGuest"),
+        (vim.AuthorizationManager, "SetEntityPermissions"),
+    ):
+        assert is_audited(wire, name), name
+    for name in ("CancelWaitForUpdates", "CreateFilter", "RetrievePropertiesEx"):
+        assert not is_audited(vmodl.query.PropertyCollector, name), name
+    assert not is_audited(vim.vm.check.ProvisioningChecker, "CheckInstantClone_Task")
     assert not is_audited(vim.view.ViewManager, "CreateContainerView")
     assert not is_audited(vmodl.query.PropertyCollector, "WaitForUpdatesEx")
 
@@ -275,8 +463,8 @@ def test_what_changes_something_needs_more_than_to_look() -> None:
             if privilege in looking and not own and not reads and offered.refusal is None:
                 changing.add(f"{wire_name(kind.wire)}.{name}")
     assert changing <= {
-        "VirtualMachine.AcquireTicket", "VirtualMachine.ReconfigVM_Task", "Task.CancelTask",
-        "TaskManager.CreateCollectorForTasks", "TaskManager.CreateCollectorWithInfoFilterForTasks",
+        "VirtualMachine.AcquireTicket", "VirtualMachine.ReconfigVM_Task", "VirtualMachine.CloneVM_Task",
+        "Task.CancelTask", "TaskManager.CreateCollectorForTasks", "TaskManager.CreateCollectorWithInfoFilterForTasks",
     }  # fmt: skip
 
 
@@ -292,6 +480,9 @@ async def test_who_may_only_look_is_refused_by_those_that_ask_by_themselves(worl
         (vm.moid, "AcquireTicket", {"ticketType": "webmks"}),
         (vm.moid, "ReconfigVM_Task", {"spec": vim.vm.ConfigSpec(name="other")}),
         (vm.moid, "ReconfigVM_Task", {"spec": vim.vm.ConfigSpec(memoryMB=1024)}),
+        (vm.moid, "ReconfigVM_Task", {"spec": vim.vm.ConfigSpec(guestId="otherLinux64Guest")}),
+        (vm.moid, "ReconfigVM_Task", {"spec": vim.vm.ConfigSpec(annotation="")}),
+        (vm.moid, "ReconfigVM_Task", {"spec": vim.vm.ConfigSpec()}),
         (ids.task_moid(task.id), "CancelTask", {}),
         (ids.RESOURCE_POOL, "UpdateConfig", {"name": "x"}),
         (ids.RESOURCE_POOL, "Destroy_Task", {}),
@@ -300,3 +491,33 @@ async def test_who_may_only_look_is_refused_by_those_that_ask_by_themselves(worl
         with pytest.raises((vim.fault.NoPermission, vmodl.fault.NotSupported)):
             await invoke(world, reader, moid, name, arguments)
     await host.tasks.cancel(task.id)
+
+
+async def test_a_task_that_is_cancelled_is_audited(world: World, host: Host, state_dir: Path) -> None:
+    call = await logged_in(world, Role.OPERATOR)
+
+    async def work(handle: Any) -> None:
+        await asyncio.Event().wait()
+
+    task = await host.tasks.start("vm.start", "web", work, cancellable=True)
+    await invoke(world, call, ids.task_moid(task.id), "CancelTask", {})
+    await host.access.audit._flush()
+    last = json.loads((state_dir / "audit.jsonl").read_text().splitlines()[-1])
+    assert (last["action"], last["user"], last["result"]) == ("Task.CancelTask", "eve", "ok")
+
+
+async def test_a_login_that_is_no_request_leaves_no_session(world: World) -> None:
+    from ramet.vsphere.rest.app import make_app
+
+    await logged_in(world, Role.ADMINISTRATOR, "root")
+    before = len(world.part(Sessions).all())
+    login = {"securityCtx": {"userName": "root", "password": PASSWORD}}
+    call = {"serviceId": "com.vmware.cis.session", "operationId": "create", "ctx": login}
+    strange = {"STRUCTURE": {"operation-input": {"colour": "red"}}}
+    async with browsing(make_app(world)) as client:
+        for params, said in (({**call, "input": strange}, "invalid_argument"), (call, "output")):
+            request = {"jsonrpc": "2.0", "id": 1, "method": "invoke", "params": params}
+            answer = await client.post("/api", json=request)
+            assert said in answer.text
+            count = len(world.part(Sessions).all())
+            assert count == before + (said == "output")

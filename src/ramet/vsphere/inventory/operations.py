@@ -16,6 +16,7 @@ from ramet.vsphere.machine.operations_life import refused
 from ramet.vsphere.machine.operations_power import PowerOperations
 from ramet.vsphere.machine.refusals import refusing
 from ramet.vsphere.machine.spec_create import Creation, creation_of
+from ramet.vsphere.machine.spec_privileges import require_creation
 from ramet.vsphere.types import vim, vmodl
 
 _FILES = "VMs have no files of their own that could be registered: an image is imported with 'ramet image import'."
@@ -83,6 +84,7 @@ class FolderOperations(Mo):
     async def create_vm(self, call: Call, config: Any, pool: Any, host: Any = None) -> Any:
         with refusing(self):
             creation = creation_of(self.world, config)
+            require_creation(call, self, creation.request)
             task = await self.world.host.create_vm(creation.request)
         return await show(self, call, "CreateVM_Task", task, result=partial(self._created, creation))
 

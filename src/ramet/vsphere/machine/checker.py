@@ -14,7 +14,7 @@ from ramet.vsphere.machine.long_work import run
 from ramet.vsphere.machine.operations_clone import CloneOperations
 from ramet.vsphere.machine.operations_life import refused
 from ramet.vsphere.machine.refusals import refusal
-from ramet.vsphere.machine.spec_instant import order_of
+from ramet.vsphere.machine.spec_privileges import require_instant_clone
 from ramet.vsphere.types import vim, vmodl
 
 _ONE_HOST = "There is one host: a VM can be moved nowhere else."
@@ -32,18 +32,20 @@ class ProvisioningChecker(Mo):
         found: list[Any] = []
 
         async def work(_: Any) -> None:
-            found.append(await self._checked(source, spec))
+            found.append(await self._checked(call, source, spec))
 
         async def result(_: Task) -> Any:
             return vim.vm.check.Result.Array(found)
 
         return await run(source, call, "CheckInstantClone_Task", work, vm_id=ids.vm_id(source.moid), result=result)
 
-    async def _checked(self, source: CloneOperations, spec: Any) -> Any:
+    async def _checked(self, call: Call, source: CloneOperations, spec: Any) -> Any:
         checked = vim.vm.check.Result(vm=source.ref, host=vim.HostSystem(ids.HOST))
         try:
+            call.require("VirtualMachine.Provisioning.Clone", source)
+            require_instant_clone(call, source, spec)
             source.require_on()
-            order = order_of(self.world, source.live, spec)
+            order = source.ordered(call, spec)
             forecast = await self.world.host.forecast_clone(source.vm_id, order.request)
         except Exception as exc:
             fault = refusal(source, exc, _needed(source))

@@ -23,8 +23,14 @@ from ramet.vsphere.machine.operations_base import MachineOperations, vm_ref
 from ramet.vsphere.machine.operations_config import steps
 from ramet.vsphere.machine.refusals import duplicate_name, power_state, refusing
 from ramet.vsphere.machine.spec_copy import CopyOrder, copy_of
-from ramet.vsphere.machine.spec_instant import order_of
+from ramet.vsphere.machine.spec_instant import Order, order_of
 from ramet.vsphere.machine.spec_location import Place
+from ramet.vsphere.machine.spec_privileges import (
+    require_cards,
+    require_clone,
+    require_instant_clone,
+    require_networks,
+)
 
 
 class CloneOperations(MachineOperations):
@@ -36,23 +42,19 @@ class CloneOperations(MachineOperations):
         "are refused with NotSupported; there is one pool, one host and one datastore to choose",
     )
     async def instant_clone(self, call: Call, spec: Any) -> Any:
-        self.require_privileges(call)
+        require_instant_clone(call, self, spec)
         with refusing(self, "poweredOn"):
             self.require_on()
         with refusing(self):
-            order = order_of(self.world, self.live, spec)
+            order = self.ordered(call, spec)
             task = await self.host.clone_vm(self.vm_id, order.request)
         return await show(self, call, "InstantClone_Task", task, result=partial(self._born, order.place))
 
-    def require_privileges(self, call: Call) -> None:
-        """Those beside the method's own, as the original asks for them."""
-        for privilege in (
-            "VirtualMachine.Interact.PowerOn",
-            "VirtualMachine.Inventory.CreateFromExisting",
-            "Datastore.AllocateSpace",
-            "Resource.AssignVMToPool",
-        ):
-            call.require(privilege, self)
+    def ordered(self, call: Call, spec: Any) -> Order:
+        """What the host is to do. It changes nothing; networks need a privilege."""
+        order = order_of(self.world, self.live, spec)
+        require_networks(call, self, order.request.nics)
+        return order
 
     def require_on(self) -> None:
         state = self.record.state
@@ -67,16 +69,19 @@ class CloneOperations(MachineOperations):
     # -- of VMs that are off ---------------------------------------------------------------------------------------
 
     @operation(
-        "CloneVM_Task", privilege="VirtualMachine.Provisioning.Clone",
+        "CloneVM_Task", privilege="System.View",
         partial="of a VM that is off, or a template; `snapshot`, `memory` and `customization` are refused with "
         "NotSupported",
     )
     async def clone(self, call: Call, folder: Any, name: str, spec: Any) -> Any:
         """Of a template, or a VM that is off: full, or linked where the spec's `diskMoveType` says so."""
+        require_clone(call, self, spec, of_template=self.is_template)
         with refusing(self, "poweredOff"):
             self._require_off()
         with refusing(self):
             order = copy_of(self.world, self.live, folder, name, spec)
+            for wish in order.wishes:
+                require_cards(call, self, wish.devices)
             self._check_free(name)
         made: list[str] = []
 

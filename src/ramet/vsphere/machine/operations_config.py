@@ -15,19 +15,11 @@ from ramet.vsphere.machine.long_work import run
 from ramet.vsphere.machine.operations_base import MachineOperations
 from ramet.vsphere.machine.refusals import duplicate_name, power_state, refusal, refusing
 from ramet.vsphere.machine.spec_instant import check_name
+from ramet.vsphere.machine.spec_privileges import require_cards, require_change
 from ramet.vsphere.machine.spec_reconfigure import Wish, wish_of
 
 if TYPE_CHECKING:
     from ramet.host.service import Host
-
-CONFIG_PRIVILEGES = {
-    "name": "VirtualMachine.Config.Rename",
-    "annotation": "VirtualMachine.Config.Annotation",
-    "numCPUs": "VirtualMachine.Config.CPUCount",
-    "memoryMB": "VirtualMachine.Config.Memory",
-    "extraConfig": "VirtualMachine.Config.AdvancedConfig",
-    "deviceChange": "VirtualMachine.Config.EditDevice",
-}
 
 
 class ConfigOperations(MachineOperations):
@@ -40,14 +32,13 @@ class ConfigOperations(MachineOperations):
         "are refused with NotSupported",
     )
     async def reconfigure(self, call: Call, spec: Any) -> Any:
-        for field, privilege in CONFIG_PRIVILEGES.items():
-            if getattr(spec, field):
-                call.require(privilege, self)
+        require_change(call, self, spec)
         if spec.name:
             self._check_rename(spec.name, "spec.name")
         is_on = power_state(self.record.state) == "poweredOn"
         with refusing(self):
             wish = wish_of(self.world, self.record.machine, spec, is_on=is_on)
+        require_cards(call, self, wish.devices)
         self._check_state(wish)
 
         async def work(handle: Any) -> None:
