@@ -137,10 +137,13 @@ def test_ansibles_modules(server: Served, tmp_path: Path) -> None:
 def test_ansibles_modules_of_the_automation_api(server: Served, tmp_path: Path) -> None:
     said = _play(server, "rest.yml", tmp_path)
     assert [said[name]["changed"] for name in ("made", "again", "gone")] == [True, False, True]
-    # Removed: so it was switched off before.
     assert said["made"]["id"] == said["again"]["id"]
     assert said["made"]["value"]["name"] == "rest"
     assert said["power"]["value"]["state"] == "POWERED_ON"
+    # The module's own code sets `changed` for no answer to a change of power: its documentation has 204 as unchanged.
+    assert (said["ended"]["changed"], said["ended"]["value"]) == (False, {})
+    assert said["ended_again"]["value"]["error_type"] == "ALREADY_IN_DESIRED_STATE"
+    assert said["power_off"]["value"]["state"] == "POWERED_OFF"
 
 
 def test_many_clients_clone_the_frozen_source_at_once(frozen: Served) -> None:
