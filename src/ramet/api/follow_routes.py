@@ -11,7 +11,8 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic_core import to_jsonable_python
 
-from ramet.api.edge import ClosingDep, HostDep, UidDep, drop
+from ramet.api.edge import ClosingDep, HostDep, UidDep
+from ramet.api.following import beating, closed, settled
 from ramet.errors import RametError, StateError
 from ramet.host.tasks import internal_error
 from ramet.model.base import Model
@@ -102,41 +103,21 @@ async def _lines(
     events: AsyncGenerator[ExecEvent, None], closing: asyncio.Event, first: ExecEvent | None = None
 ) -> AsyncIterator[str]:
     """One line an event; an error becomes the last line. The events are closed at the end, however that comes."""
-    async with aclosing(events):
+    try:
         if first is not None:
             yield _line(first)
-        try:
-            async with aclosing(_with_beats(events, closing)) as beating:
-                async for event in beating:
-                    yield _line(event)
-        except RametError as exc:
-            yield _line(_error(exc))
-        except OSError:
-            yield _line(_error(StateError("The VM has gone away.", state="", operation="exec")))
-        except Exception:
-            yield _line(_error(internal_error()))
-            raise
-
-
-async def _with_beats(
-    events: AsyncGenerator[ExecEvent, None], closing: asyncio.Event
-) -> AsyncGenerator[ExecEvent, None]:
-    stop = asyncio.ensure_future(closing.wait())
-    coming = asyncio.ensure_future(anext(events))
-    try:
-        while True:
-            await asyncio.wait({coming, stop}, timeout=_BEAT_S, return_when=asyncio.FIRST_COMPLETED)
-            if coming.done():
-                yield coming.result()
-                coming = asyncio.ensure_future(anext(events))
-            elif stop.done():
-                raise StateError("The daemon is stopping.", state="", operation="exec")
-            else:
-                yield ExecEvent(kind="alive")
-    except StopAsyncIteration:
-        return
+        async with aclosing(beating(events, closing, _BEAT_S)) as coming:
+            async for event in coming:
+                yield _line(event or ExecEvent(kind="alive"))
+    except RametError as exc:
+        yield _line(_error(exc))
+    except OSError:
+        yield _line(_error(StateError("The VM has gone away.", state="", operation="exec")))
+    except Exception:
+        yield _line(_error(internal_error()))
+        raise
     finally:
-        await drop(coming, stop)
+        await settled(closed(events))
 
 
 def _error(error: RametError) -> ExecEvent:

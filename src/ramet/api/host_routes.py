@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import aclosing
-from typing import Any, cast
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, suppress
+from typing import cast
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from ramet.api.contract import Host
-from ramet.api.edge import ClosingDep, HostDep, drop, unless_closing
+from ramet.api.edge import ClosingDep, HostDep, unless_closing
+from ramet.api.following import StoppingError, beating
 from ramet.model.host import Event, Task
 from ramet.model.views import CheckView, HostView, TreeNode
 
@@ -77,22 +78,15 @@ async def list_events(
 
 async def _stream(host: Host, closing: asyncio.Event, since: int | None) -> AsyncIterator[str]:
     yield ": events\n\n"  # the headers go out now, not with the first event
-    async with aclosing(cast("Any", host.events.follow(since))) as events:
-        stop = asyncio.ensure_future(closing.wait())
-        coming = asyncio.ensure_future(anext(events))
-        try:
-            while not stop.done():
-                await asyncio.wait({coming, stop}, timeout=_BEAT_S, return_when=asyncio.FIRST_COMPLETED)
-                if coming.done():
-                    event: Event = coming.result()
-                    yield f"id: {event.seq}\nevent: {event.kind}\ndata: {event.model_dump_json()}\n\n"
-                    coming = asyncio.ensure_future(anext(events))
-                elif not stop.done():
-                    yield ":\n\n"
-        except StopAsyncIteration:
-            return
-        finally:
-            await drop(coming, stop)
+    events = cast("AsyncGenerator[Event, None]", host.events.follow(since))
+    with suppress(StoppingError):
+        async with aclosing(beating(events, closing, _BEAT_S)) as coming:
+            async for event in coming:
+                yield _sent(event) if event is not None else ":\n\n"
+
+
+def _sent(event: Event) -> str:
+    return f"id: {event.seq}\nevent: {event.kind}\ndata: {event.model_dump_json()}\n\n"
 
 
 @router.get("/tree", operation_id="tree", summary="Lineage of all VMs", tags=["host"])
