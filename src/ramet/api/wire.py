@@ -89,8 +89,10 @@ class Wire:
         if self._client is None:
             import httpx
 
+            from ramet.api.unix_http import UnixTransport
+
             self._client = httpx.Client(
-                transport=httpx.HTTPTransport(uds=str(self._socket_path)),
+                transport=UnixTransport(str(self._socket_path)),
                 base_url="http://ramet",
                 timeout=self._timeout(self._timeout_s),
                 trust_env=False,
