@@ -21,6 +21,7 @@ import structlog
 from ramet.errors import CapacityError, RametError
 from ramet.vsphere.console.consoles import PATH, Consoles, Grant
 from ramet.vsphere.console.relay import Ending, Message, Receive, Send, relay
+from ramet.vsphere.core.faults import words_of
 from ramet.vsphere.core.world import World
 
 __all__ = ["make_app", "url_of"]
@@ -83,7 +84,7 @@ async def _visit(world: World, scope: Message, receive: Receive, send: Send) -> 
             stream = await world.host.open_stream("vnc", grant.vm_id)
         except RametError as exc:
             _note(world, grant, peer, "console.open", result=type(exc).__name__.removesuffix("Error"))
-            await _refuse(send, 503 if isinstance(exc, CapacityError) else 409, str(exc))
+            await _refuse(send, 503 if isinstance(exc, CapacityError) else 409, words_of(exc))
             return
         await _show(world, grant, peer, gone, stream, receive, send, BINARY if subprotocols else None)
 

@@ -2,14 +2,24 @@
 
     fault_of(exc) -> MethodFault or None          # None: a bug of ours
     fault(vim.fault.DuplicateName, "…", name=…)   # with `msg` set
+    words_of(exc) -> str                          # an error's sentence and hint, without commands of ours
+
+A hint is for who sits at Ramet's own command line: it may name a command, or an option. Who speaks the API has neither.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ramet import errors
 from ramet.vsphere.types import Support, vim, vmodl
+
+_COMMAND = re.compile(r"(?<![\w-])--[a-z]|(?<!\w)ramet [a-z]")
+_SENTENCE = re.compile(r"(?<=[.!?]) ")
+_CLAUSE = re.compile(r", (?=or |and )|[;:] ")
+_HARD = "stop --hard"
+"""An operation's name in messages of the machine's states."""
 
 
 def fault(kind: Any, message: str, **fields: Any) -> Exception:
@@ -32,8 +42,26 @@ def fault_of(exc: BaseException) -> Any:
     return _translate(exc)
 
 
+def words_of(exc: BaseException) -> str:
+    """Of a RametError; of others it is what they say."""
+    if not isinstance(exc, errors.RametError):
+        return str(exc)
+    message = exc.message.replace(_HARD, "power off", 1)
+    kept = filter(None, map(_uncommanded, _SENTENCE.split(exc.hint or "")))
+    return " ".join([message, *kept])
+
+
+def _uncommanded(sentence: str) -> str:
+    """What stands before the part that names a command."""
+    named = _COMMAND.search(sentence)
+    if named is None:
+        return sentence
+    ends = [cut.start() for cut in _CLAUSE.finditer(sentence, 0, named.start())]
+    return f"{sentence[: ends[-1]]}." if ends else ""
+
+
 def _translate(exc: errors.RametError) -> Any:
-    said = str(exc)
+    said = words_of(exc)
     match exc:
         case errors.ConflictError():
             name = exc.fields.get("name")

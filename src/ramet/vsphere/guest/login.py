@@ -19,6 +19,7 @@ from ramet.errors import DeadlineError, GuestError, RametError, StateError
 from ramet.model.requests import Exec
 from ramet.model.views import ExecResult
 from ramet.vsphere import ids
+from ramet.vsphere.core.faults import words_of
 from ramet.vsphere.core.objects import Mo
 from ramet.vsphere.core.world import World
 from ramet.vsphere.guest import scripts
@@ -116,7 +117,7 @@ def unreachable(mo: Mo, exc: BaseException) -> Any:
         case StateError():
             return refusal(mo, exc, "poweredOn")
         case GuestError() if exc.fields.get("error_class") == "CommandNotFound":
-            return vim.fault.OperationNotSupportedByGuest(msg=str(exc))
+            return vim.fault.OperationNotSupportedByGuest(msg=words_of(exc))
         case DeadlineError() | GuestError() | OSError():
             return vim.fault.GuestOperationsUnavailable(msg=f"The guest agent does not answer, or refuses: {exc}")
     return refusal(mo, exc)

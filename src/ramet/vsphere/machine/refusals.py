@@ -14,7 +14,7 @@ from typing import Any
 from ramet import errors
 from ramet.model.machine import VmState
 from ramet.vsphere import ids
-from ramet.vsphere.core.faults import fault_of
+from ramet.vsphere.core.faults import fault_of, words_of
 from ramet.vsphere.core.objects import Mo
 from ramet.vsphere.core.world import World
 from ramet.vsphere.types import vim
@@ -43,9 +43,9 @@ def refusal(mo: Mo, exc: BaseException, requested: str | None = None) -> Any:
     """None for what is a bug of ours."""
     match exc:
         case errors.ConflictError() if exc.fields.get("name") is not None:
-            return duplicate_name(mo.world, str(exc.fields["name"]), str(exc))
+            return duplicate_name(mo.world, str(exc.fields["name"]), words_of(exc))
         case errors.BusyError():
-            return vim.fault.TaskInProgress(task=_running_task(mo), msg=str(exc))
+            return vim.fault.TaskInProgress(task=_running_task(mo), msg=words_of(exc))
         case errors.StateError():
             return _wrong_state(mo, exc, requested)
     return fault_of(exc)
@@ -63,9 +63,9 @@ def _wrong_state(mo: Mo, exc: errors.StateError, requested: str | None) -> Any:
     vm_id = ids.vm_id(mo.moid)
     live = mo.world.host.floor.machines.get(vm_id) if vm_id else None
     if live is None or requested is None:
-        return vim.fault.InvalidState(msg=str(exc))
+        return vim.fault.InvalidState(msg=words_of(exc))
     existing = power_state(live.vm.state)
-    return vim.fault.InvalidPowerState(requestedState=requested, existingState=existing, msg=str(exc))
+    return vim.fault.InvalidPowerState(requestedState=requested, existingState=existing, msg=words_of(exc))
 
 
 def _running_task(mo: Mo) -> Any:

@@ -141,5 +141,5 @@ def _cdrom(device: Any, at: str, number: int) -> None:
         raise vim.fault.InvalidDeviceBacking(
             deviceIndex=number,
             property=f"{at}.backing",
-            msg="ISO files are not on the datastore: 'ramet vm create --cdrom' gives a VM one of the host's files.",
+            msg="ISO files are not on the datastore: a VM is given one of the host's files on the host, by 'ramet vm'.",
         )

@@ -131,7 +131,7 @@ def _cpu_limit(machine: Machine, spec: Any) -> int | None:
     if allocation is None or allocation.limit is None:
         return None
     if allocation.limit != -1:
-        raise _unsupported("spec.cpuAllocation.limit", "a limit in MHz; 'ramet vm set --cpu-limit' sets one in percent")
+        raise _unsupported("spec.cpuAllocation.limit", "a limit in MHz; 'ramet vm set' sets one in percent")
     return 0 if machine.cpu_limit_percent is not None else None
 
 

@@ -10,7 +10,7 @@ from ramet.errors import InternalError, RametError, from_dict
 from ramet.model.base import Model
 from ramet.model.host import Task, TaskState
 from ramet.vsphere import ids
-from ramet.vsphere.core.faults import fault_of
+from ramet.vsphere.core.faults import fault_of, words_of
 from ramet.vsphere.inventory.shape import made, utc
 from ramet.vsphere.types import NAMESPACE, Support, is_a, vim, vmodl
 
@@ -126,7 +126,7 @@ def error_of(task: Task, shown: Shown | None) -> Any:
     error: RametError = from_dict(task.error) if task.error else InternalError("The operation failed.")
     said = (shown.fault_of if shown is not None else fault_of)(error)
     if said is None:
-        said = vmodl.fault.SystemError(reason=error.message, msg=str(error))
+        said = vmodl.fault.SystemError(reason=error.message, msg=words_of(error))
     return said
 
 

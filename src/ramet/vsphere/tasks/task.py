@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ramet.errors import StateError
 from ramet.vsphere import ids
 from ramet.vsphere.core.calls import Call
+from ramet.vsphere.core.faults import words_of
 from ramet.vsphere.core.objects import Mo, operation, prop
 from ramet.vsphere.tasks import record
 from ramet.vsphere.tasks.clients import ClientTask
@@ -67,7 +68,7 @@ class TaskObject(Mo):
         try:
             await self.world.host.tasks.cancel(self._task_id)
         except StateError as exc:
-            raise vmodl.fault.NotSupported(msg=str(exc)) from exc
+            raise vmodl.fault.NotSupported(msg=words_of(exc)) from exc
 
     @operation("SetTaskState", partial=_CLIENTS_OWN)
     async def set_state(self, call: Call, state: str, result: Any = None, fault: Any = None) -> None:
