@@ -92,6 +92,7 @@ def _path(folder: Path, key: str) -> Path:
 
 
 def _replace_all(folder: Path, changes: Iterable[Change]) -> None:
+    """What is right already stays: to write ten thousand files anew takes ten seconds, to read them one."""
     wanted = {_path(folder, change.key): change for change in changes}
     try:
         for kind in KINDS:
@@ -101,7 +102,12 @@ def _replace_all(folder: Path, changes: Iterable[Change]) -> None:
                     path.unlink()
     except OSError as exc:
         log.warning("the copies of records are not in order", error=str(exc))
-    _apply(folder, wanted.values())
+    known = read_copies(folder)
+    _apply(folder, [change for change in wanted.values() if not _is_copied(change, known.get(change.key))])
+
+
+def _is_copied(change: Change, copied: Copied | None) -> bool:
+    return copied is not None and (copied.revision, copied.value) == (change.revision, change.value)
 
 
 def _apply(folder: Path, changes: Iterable[Change]) -> None:
@@ -125,14 +131,32 @@ def read_copies(folder: Path) -> dict[str, Copied]:
     """Whatever lies there. Blocking."""
     found = {}
     for kind in KINDS:
-        for path in sorted((folder / kind).glob(f"*{_SUFFIX}")):
-            key = f"{kind}/{unquote(path.name.removesuffix(_SUFFIX))}"
+        for name in _names(folder / kind):
+            key = f"{kind}/{unquote(name.removesuffix(_SUFFIX))}"
             with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
-                if path.stat().st_size <= 2 * MAX_VALUE_BYTES:
-                    data = json.loads(path.read_text())
-                    if data["key"] == key and isinstance(data["value"], dict):
-                        found[key] = Copied(data["value"], int(data["revision"]))
+                data = json.loads(_read(f"{folder}/{kind}/{name}"))
+                if data["key"] == key and isinstance(data["value"], dict):
+                    found[key] = Copied(data["value"], int(data["revision"]))
     return found
+
+
+def _names(folder: Path) -> list[str]:
+    """Of the copies in a folder, in order."""
+    with contextlib.suppress(OSError):
+        return sorted(name for name in os.listdir(folder) if name.endswith(_SUFFIX))
+    return []
+
+
+def _read(path: str) -> bytes:
+    """By descriptors: there may be thousands. ValueError for what is too large to be a copy."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(fd).st_size
+        if size > 2 * MAX_VALUE_BYTES:
+            raise ValueError("too large")
+        return os.read(fd, size)
+    finally:
+        os.close(fd)
 
 
 def newest_revision(folder: Path) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -73,9 +74,13 @@ class Recovery:
 
     def _clear_behind(self, lives: list[LiveMachine]) -> None:
         """Of VMs without a process: what somebody else's fork left, and their control groups. Blocking."""
+        rooms = self._floor.rooms
+        ran, grouped = set(os.listdir(rooms.paths.run)), rooms.cgroups.vms()
         for live in lives:
-            self._end_all_behind(live.run_dir.path)
-            live.unconfine()
+            if live.id in ran:
+                self._end_all_behind(live.run_dir.path)
+            if live.id in grouped:
+                live.unconfine()
 
     async def _recover_vm(self, live: LiveMachine, *, half_made: bool) -> None:
         recorded = live.vm.process
@@ -233,8 +238,6 @@ class Recovery:
         await asyncio.to_thread(self._end_all_behind, directory)
 
     def _end_all_behind(self, directory: Path) -> None:
-        if not directory.exists():
-            return
         for place in (RunDir(directory), RunDir(directory).zygote):
             end_behind(place, self._floor.rooms.native)
 

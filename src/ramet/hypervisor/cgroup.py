@@ -37,6 +37,11 @@ class CgroupHost:
     def group(self, lineage_id: str, vm_id: str) -> VmGroup:
         return VmGroup(self, lineage_id, vm_id)
 
+    def vms(self) -> set[str]:
+        """Ids of the VMs that have a group, with or without processes in it."""
+        bases = {base for base, _ in self.bases.values()}
+        return {group.name.removeprefix("vm-") for base in bases for group in base.glob("lineage-*/vm-*")}
+
 
 class VmGroup:
     """The group of one VM. Methods return None, or the reason why a limit could not be set; they raise nothing."""

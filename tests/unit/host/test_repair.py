@@ -263,6 +263,23 @@ async def test_the_copies_follow_the_inventory(paths: StatePaths) -> None:
     assert found["setting/../strange name"].value["value"] == 1
 
 
+async def test_a_copy_that_is_right_is_not_written_again(paths: StatePaths) -> None:
+    files = {path: path.stat().st_ino for path in (paths.records / "vm").iterdir()}
+    wrong, gone, *right = sorted(files)
+    damaged = json.loads(wrong.read_text())
+    damaged["value"]["request_key"] = "another"  # of the right revision
+    wrong.write_text(json.dumps(damaged))
+    gone.unlink()
+    (paths.records / "vm" / "stranger.json").write_text("{}")
+    store = await open_inventory(paths)
+    await Copies(store, paths.records).catch_up()
+    await store.aclose()
+    assert set((paths.records / "vm").iterdir()) == set(files)
+    assert {path: path.stat().st_ino for path in right} == {path: files[path] for path in right}
+    assert json.loads(wrong.read_text())["value"]["request_key"] is None
+    assert len(read_copies(paths.records)) >= len(NAMES)
+
+
 async def test_what_is_no_copy_is_passed_over(paths: StatePaths) -> None:
     for name, text in (("a.json", "nonsense"), ("b.json", "[]"), ("c.json", '{"key": "vm/x", "revision": 1}')):
         (paths.records / "vm" / name).write_text(text)

@@ -134,11 +134,13 @@ def test_groups_on_this_host() -> None:
         assert group.add(child.pid) is None
         for controller, limit in (("cpu", group.set_cpu_limit(50)), ("pids", group.set_pids_limit(100))):
             assert (limit is None) is (controller in host.bases)
+        assert host.vms() == {"vm1"}
         assert "/ramet-test/lineage-line1/vm-vm1" in Path(f"/proc/{child.pid}/cgroup").read_text()
         assert "cannot be removed" in (group.remove() or "")
     finally:
         child.kill()
         child.wait()
         assert group.remove() is None
+        assert host.vms() == set()
         for base, _ in dict.fromkeys(host.bases.values()):
             base.rmdir()
