@@ -29,6 +29,7 @@ from ramet.host.guests import GuestDesk
 from ramet.host.identities import IdentityDesk
 from ramet.host.inventory import Inventory
 from ramet.host.journal import Journal
+from ramet.host.listing import views_of
 from ramet.host.locks import VmLocks
 from ramet.host.memory_desk import MemoryDesk
 from ramet.host.metrics import Metrics
@@ -51,7 +52,6 @@ from ramet.machine import hardware, power
 from ramet.machine.balloon import balloon_view
 from ramet.machine.live import LiveMachine
 from ramet.machine.paths import StatePaths
-from ramet.machine.view import vm_view
 from ramet.model.execution import ExecEvent, FollowExec
 from ramet.model.host import Image, Network, Task
 from ramet.model.identity import Customization
@@ -239,17 +239,13 @@ class Host:
         machines = sorted(self.floor.shown(), key=lambda live: live.name)
         users = await asyncio.to_thread(self.floor.layer_users)
         leases = await self._guests.leases()
-        return [await self._view(live, users, leases) for live in machines]
+        return await views_of(machines, users, lambda live: self._guests.addresses(live, leases), self._locks.busy_with)
 
     async def show_vm(self, ref: str) -> VmView:
         live = self.floor.find(ref)
-        view = await self._view(live, await asyncio.to_thread(self.floor.layer_users))
+        users = await asyncio.to_thread(self.floor.layer_users)
+        (view,) = await views_of([live], users, self._guests.addresses, self._locks.busy_with)
         return view.model_copy(update={"balloon": await balloon_view(live)})
-
-    async def _view(self, live: LiveMachine, users: dict[str, int], leases: dict[str, str] | None = None) -> VmView:
-        addresses = await self._guests.addresses(live, leases)
-        busy = self._locks.busy_with(live.id)
-        return await asyncio.to_thread(vm_view, live, layer_users=users, addresses=addresses, busy_with=busy)
 
     async def start_vm(self, ref: str) -> Task:
         return await self._vms.start(ref)
