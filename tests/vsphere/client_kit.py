@@ -75,14 +75,14 @@ class Served:
 
 
 @contextmanager
-def served(prefix: str) -> Iterator[Served]:
-    """Without VMs; a user may log in."""
+def served(prefix: str, role: Role = Role.ADMINISTRATOR) -> Iterator[Served]:
+    """Without VMs; a user of that role may log in."""
     with own_daemon(prefix) as daemon:
         client = daemon.start()
         shown = client.set_vsphere(SetVsphere(on=True, listen="127.0.0.1:0"))
         port = int(re.search(r":(\d+)/", shown.url or "")[1])  # type: ignore[index]
         client.set_vsphere(SetVsphere(on=True, listen=f"127.0.0.1:{port}"))
-        client.add_user(AddUser(name=USER, role=Role.ADMINISTRATOR, password=SecretStr(PASSWORD)))
+        client.add_user(AddUser(name=USER, role=role, password=SecretStr(PASSWORD)))
         yield Served(daemon, client, port)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from pyVim.task import WaitForTask
 
+from ramet.model.access import Role
 from ramet.vsphere import ids
 from ramet.vsphere.types import vim
 from tests.guest.daemon_kit import finish
@@ -42,7 +43,7 @@ BURST = 16
 @pytest.fixture(scope="module")
 def server() -> Iterator[Served]:
     install()
-    with served("rc-") as server:
+    with served("rc-", Role.OPERATOR) as server:
         boot_source(server.client)
         yield server
         gc.collect()

@@ -105,7 +105,7 @@ async def client() -> AsyncIterator[Client]:
     async with Host.open(load({"state_dir": state}, env={})) as host, open_world(host) as world:
         await finish(host, await host.build_image(BuildImage(recipe="micro")))
         await host.create_network(CreateNetwork(name=SECOND, cidr="10.77.0.0/24", dhcp=True))
-        await host.access.add_user(AddUser(name="root", role=Role.ADMINISTRATOR, password=SecretStr(PASSWORD)))
+        await host.access.add_user(AddUser(name="root", role=Role.OPERATOR, password=SecretStr(PASSWORD)))
         found = Client(host, world, Call(await world.part(Sessions).login("root", PASSWORD)))
         request = CreateVm(name="source", image="micro", memory_mib=128, nics=(NicRequest(),), start=True)
         made = await finish(host, await host.create_vm(request))
