@@ -4,6 +4,8 @@
  *                         write the seed for the next boot anew, if there is such a file
  *     clock SEC NSEC      move the wall clock by so much
  *     tcp                 end all TCP connections that leave the machine; prints how many
+ *     remove FILE...      remove files, those that are there: rm takes four times as long under emulation
+ *     nap SEC             wait, for the same reason
  *
  * Static and without a C library, so that it runs on any Linux guest of this architecture, whatever is installed there.
  * Exit status 0: done; 1: the kernel refused; 2: wrong usage.
@@ -253,6 +255,25 @@ static int end_all(void)
     return 0;
 }
 
+static int remove_all(char **names)
+{
+    int status = 0;
+    for (; *names; names++) {
+        long error = CALL3(SYS_unlink, *names, 0, 0);
+        if (error != 0 && error != -2) /* ENOENT */
+            status = 1;
+    }
+    return status;
+}
+
+static int nap(const char *seconds)
+{
+    long wait[2] = {0, 0}; /* struct timespec */
+    if (!number(seconds, &wait[0]) || wait[0] < 0)
+        return 2;
+    return CALL3(SYS_nanosleep, wait, 0, 0) != 0;
+}
+
 static int run(long argc, char **argv)
 {
     if ((argc == 2 || argc == 3) && equal(argv[1], "random", 7))
@@ -261,6 +282,10 @@ static int run(long argc, char **argv)
         return move_clock(argv[2], argv[3]);
     if (argc == 2 && equal(argv[1], "tcp", 4))
         return end_all();
+    if (argc >= 3 && equal(argv[1], "remove", 7))
+        return remove_all(argv + 2);
+    if (argc == 3 && equal(argv[1], "nap", 4))
+        return nap(argv[2]);
     return 2;
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from importlib import resources
 
 
@@ -24,5 +25,23 @@ def helper_name(helper: bytes) -> str:
     return f"helper-{hashlib.sha256(helper).hexdigest()[:12]}"
 
 
+def identity_script() -> bytes:
+    """What makes a clone a machine of its own: two files, of which the first only defines."""
+    return guest_file("identity-network") + guest_file("identity")
+
+
+def identity_script_name(script: bytes) -> str:
+    """What it is called in guests that have it."""
+    return f"identity-{hashlib.sha256(script).hexdigest()[:12]}"
+
+
 HELPER_FOLDER = "/var/lib/ramet"
-"""Where the identity script looks for it."""
+"""Where guests have both of these, or get the helper."""
+
+
+def identity_files() -> Iterator[tuple[str, bytes]]:
+    """(Path, content) of what spares a guest to be sent it with each identity; for root alone, and executable."""
+    script, helper = identity_script(), guest_helper()
+    yield f"{HELPER_FOLDER}/{identity_script_name(script)}", script
+    if helper:
+        yield f"{HELPER_FOLDER}/{helper_name(helper)}", helper

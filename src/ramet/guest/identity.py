@@ -1,8 +1,9 @@
 """Make a clone's guest a machine of its own, by a script that its agent runs, and read what it acknowledges.
 
-The script (files/identity-network and files/identity, one after the other) comes from the host every time, with a small
-program for what a shell cannot do: a guest needs nothing but its agent. Everything it prints is the guest's word:
-bounded and typed here.
+The script (files/identity-network and files/identity, one after the other) comes from the host, with a small program
+for what a shell cannot do: a guest needs nothing but its agent. One that has both already, of this very version, is not
+sent them: its agent takes a quarter of a second under TCG to read so much. Everything the script prints is the guest's
+word: bounded and typed here.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from pydantic import ValidationError
 
 from ramet.errors import DeadlineError, GuestError, RametError, UsageError
 from ramet.guest.agent import Agent, ExecOutcome
-from ramet.guest.guestfiles import guest_file, guest_helper, helper_name
+from ramet.guest.guestfiles import HELPER_FOLDER, guest_helper, helper_name, identity_script, identity_script_name
+from ramet.guest.host_keys import new_host_key
 from ramet.model.identity import Acknowledgement, Part, Plan
 
 MIN_ENTROPY_BYTES = 32
@@ -116,15 +118,19 @@ def _hooks_ran(output: bytes) -> bool:
     return bool(answer.values.get("hooks"))
 
 
-def identity_script() -> str:
-    """What runs in the guest: two files, of which the first only defines."""
-    return (guest_file("identity-network") + guest_file("identity")).decode()
+_NOT_THERE = 97
+_FROM_GUEST = f'[ -r "$1" ] && {{ [ -z "$2" ] || [ -x "$2" ]; }} || exit {_NOT_THERE}; . "$1"'
 
 
 async def _run(agent: Agent, environment: Mapping[str, str], timeout_s: float) -> bytes:
-    outcome = await agent.exec(
-        ["/bin/sh", "-c", identity_script(), "ramet-identity"], env=environment, timeout_s=timeout_s
-    )
+    """The guest's own script; else the same one, sent along."""
+    script, name = identity_script(), environment["RAMET_HELPER_NAME"]
+    files = (f"{HELPER_FOLDER}/{identity_script_name(script)}", f"{HELPER_FOLDER}/{name}" if name else "")
+    shell, slim = ("/bin/sh", "-c"), {**environment, "RAMET_HELPER": ""}
+    outcome = await agent.exec([*shell, _FROM_GUEST, "ramet-identity", *files], env=slim, timeout_s=timeout_s)
+    if outcome.exit_code == _NOT_THERE:
+        argv = [*shell, script.decode(), "ramet-identity"]
+        outcome = await agent.exec(argv, env=environment, timeout_s=timeout_s)
     if not outcome.ok and b"problem " not in outcome.stdout:
         raise GuestError(f"The identity script failed in the guest: {_why(outcome)}")
     return outcome.stdout
@@ -200,8 +206,18 @@ def encode_plan(plan: Plan, *, entropy: bytes, clock_offset_ns: int = 0, helper:
         "RAMET_CLOCK_TEXT": f"{'-' * (clock_offset_ns < 0)}{abs(clock_offset_ns) // _NS}."
         f"{abs(clock_offset_ns) % _NS:09}",
         "RAMET_SEED": entropy.hex(),
+        **(_host_key() if plan.has(Part.SSH_KEYS) else {}),
         "RAMET_HELPER": base64.b64encode(helper).decode(),
         "RAMET_HELPER_NAME": helper_name(helper),
+    }
+
+
+def _host_key() -> dict[str, str]:
+    key = new_host_key()
+    return {
+        "RAMET_SSH_KEY": key.private,
+        "RAMET_SSH_PUBLIC": key.public,
+        "RAMET_SSH_FINGERPRINT": key.fingerprint,
     }
 
 
@@ -222,6 +238,9 @@ def _environment(action: str, hooks_timeout_s: float) -> dict[str, str]:
         "CLOCK",
         "CLOCK_TEXT",
         "SEED",
+        "SSH_KEY",
+        "SSH_PUBLIC",
+        "SSH_FINGERPRINT",
         "HELPER",
         "HELPER_NAME",
     )

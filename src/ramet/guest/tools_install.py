@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ramet.errors import GuestError
 from ramet.guest.agent import Agent
-from ramet.guest.guestfiles import HELPER_FOLDER, guest_file, guest_helper, helper_name
+from ramet.guest.guestfiles import HELPER_FOLDER, guest_file, identity_files
 
 _TOOLS = ("vmware-rpctool", "vmtoolsd")
 _FILES = ("install-tools", "tmpfiles.conf", *_TOOLS)
@@ -27,9 +27,9 @@ async def install_tools(agent: Agent) -> list[str]:
         for name in _FILES:
             await agent.write_file(f"{folder}/{name}", guest_file(name))
         await agent.shell('sh "$1/install-tools" "$1" now', folder, timeout_s=_WAIT_S)
-        if helper := guest_helper():
-            await agent.shell('mkdir -p "$1"', HELPER_FOLDER, timeout_s=_WAIT_S)
-            await agent.write_file(f"{HELPER_FOLDER}/{helper_name(helper)}", helper, mode=0o700)
+        await agent.shell('mkdir -p "$1"', HELPER_FOLDER, timeout_s=_WAIT_S)
+        for path, content in identity_files():
+            await agent.write_file(path, content, mode=0o700)
     finally:
         await agent.shell('rm -rf "$1"', folder, timeout_s=_WAIT_S)
     await _probe(agent)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ramet.errors import DeadlineError, GuestError, UsageError
 from ramet.guest.agent import Agent
+from ramet.guest.guestfiles import guest_helper, identity_files, identity_script
 from ramet.guest.identity import apply, encode_plan, freeze_hooks, parse_acknowledgement
 from ramet.model.identity import Acknowledgement, Part, Plan, PlannedNic
 from ramet.testing.fake_agent import FakeAgent, FakeRefusalError
@@ -225,6 +226,35 @@ async def test_less_than_the_plan_is_no_acknowledgement(fake: FakeAgent, agent: 
     fake.run = lambda arguments: said(acknowledge(plan).replace("generation ", "generation other-"))
     with pytest.raises(GuestError, match="the generation is missing"):
         await apply(agent, plan, entropy=SEED)
+
+
+async def test_a_guest_that_has_the_script_and_the_program_is_not_sent_them(fake: FakeAgent, agent: Agent) -> None:
+    plan, ran = Plan(hostname="web", parts=NO_CLOCK), []
+
+    def run(arguments: dict[str, Any]) -> dict[str, Any]:
+        ran.append(arguments)
+        return said(acknowledge(plan))
+
+    fake.run = run
+    await apply(agent, plan, entropy=SEED)
+    assert len(ran) == 1
+    assert environment(ran[0])["RAMET_HELPER"] == ""
+    assert sum(map(len, ran[0]["arg"])) < 300
+    assert ran[0]["arg"][3:] == [path for path, _ in identity_files()]
+
+
+async def test_a_guest_without_them_is(fake: FakeAgent, agent: Agent) -> None:
+    plan, ran = Plan(hostname="web", parts=NO_CLOCK), []
+
+    def run(arguments: dict[str, Any]) -> dict[str, Any]:
+        ran.append(arguments)
+        return said(acknowledge(plan)) if len(ran) == 2 else {"exitcode": 97}
+
+    fake.run = run
+    await apply(agent, plan, entropy=SEED)
+    assert ran[1]["arg"][1] == identity_script().decode()
+    assert base64.b64decode(environment(ran[1])["RAMET_HELPER"]) == guest_helper()
+    assert environment(ran[0])["RAMET_SSH_KEY"] == environment(ran[1])["RAMET_SSH_KEY"] != ""
 
 
 async def test_a_script_that_breaks_is_told_with_its_error(fake: FakeAgent, agent: Agent) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from ramet.errors import GuestError
-from ramet.guest.identity import encode_plan, identity_script, parse_acknowledgement
+from ramet.guest.guestfiles import identity_script
+from ramet.guest.identity import encode_plan, parse_acknowledgement
 from ramet.model.identity import Acknowledgement, Part, Plan, PlannedNic
 
 SHELLS = {"dash": ["/bin/dash"], "busybox": ["/bin/busybox", "sh"], "bash": ["/bin/bash", "--posix"]}
@@ -44,7 +45,7 @@ class Guest:
 
     def run(self, variables: dict[str, str]) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
-            [*self.shell, "-c", identity_script(), "ramet-identity"],
+            [*self.shell, "-c", identity_script().decode(), "ramet-identity"],
             env={**variables, "RAMET_TEST_ROOT": os.fspath(self.root)},
             capture_output=True,
             timeout=60,
@@ -273,7 +274,9 @@ def test_the_sign_is_written_in_place(guest: Guest) -> None:
 
 
 def test_hooks_and_their_deadline(guest: Guest) -> None:
-    guest.write("etc/ramet/clone.d/1", f"#!/bin/sh\necho $RAMET_HOSTNAME $RAMET_SEED >>{guest.root}/ran\n", 0o755)
+    guest.write(
+        "etc/ramet/clone.d/1", f"#!/bin/sh\necho $RAMET_HOSTNAME $RAMET_SEED $RAMET_SSH_KEY >>{guest.root}/ran\n", 0o755
+    )
     guest.write("etc/ramet/clone.d/2", "#!/bin/sh\nsleep 60 & sleep 60\n", 0o755)
     done = guest.run(encode_plan(plan(Part.HOOKS, hooks_timeout_s=1), entropy=bytes(32)))
     assert done.returncode == 1

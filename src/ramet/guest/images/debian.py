@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ramet.errors import ToolError, UsageError
-from ramet.guest.guestfiles import HELPER_FOLDER, guest_file, guest_helper, helper_name
+from ramet.guest.guestfiles import guest_file, identity_files
 from ramet.guest.images import apt
 from ramet.guest.images.bootdisk import install_grub, make_file_system
 from ramet.guest.images.built import BuiltImage, Progress, ignore_progress, sha256_of
@@ -130,8 +130,8 @@ def _overlay_files(fs_uuid: str) -> Iterator[tuple[str, bytes, int]]:
     for name in ("install-tools", "vmware-rpctool", "vmtoolsd"):
         yield f"{library}/{name}", guest_file(name), 0o755
     yield f"{library}/tmpfiles.conf", guest_file("tmpfiles.conf"), 0o644
-    if helper := guest_helper():
-        yield f"{HELPER_FOLDER[1:]}/{helper_name(helper)}", helper, 0o700
+    for path, content in identity_files():
+        yield path[1:], content, 0o700
     for name in ("setup", "firstboot", "guestinfo", "resolv"):
         yield f"{library}/{name}", guest_file(f"debian/{name}"), 0o755
     yield "etc/initramfs-tools/hooks/ramet", guest_file("debian/initramfs-hook"), 0o755

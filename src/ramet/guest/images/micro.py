@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from ramet.errors import ToolError
-from ramet.guest.guestfiles import HELPER_FOLDER, guest_file, guest_helper, helper_name
+from ramet.guest.guestfiles import guest_file, identity_files
 from ramet.guest.images import apt
 from ramet.guest.images.built import BuiltImage, Progress, ignore_progress, sha256_of
 from ramet.guest.images.bzimage import direct_kernel
@@ -162,8 +162,8 @@ def _add_files(root: Cpio) -> None:
     root.file("etc/group", b"root:x:0:\n")
     root.file("etc/hosts", b"127.0.0.1 localhost\n")
     root.file("etc/profile", b"export PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root\ncd /root\n")
-    if helper := guest_helper():
-        root.file(f"{HELPER_FOLDER[1:]}/{helper_name(helper)}", helper, 0o700)
+    for path, content in identity_files():
+        root.file(path[1:], content, 0o700)
     for name in ("vmware-rpctool", "vmtoolsd"):
         root.file(f"usr/local/bin/{name}", guest_file(name), 0o755)
         root.symlink(f"usr/bin/{name}", f"/usr/local/bin/{name}")
