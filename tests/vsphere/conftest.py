@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from pyVmomi import SoapStubAdapter
 
 from ramet.host.service import Host
 from ramet.host.settings import load
@@ -24,6 +25,23 @@ from ramet.vsphere.core.calls import Call
 from ramet.vsphere.core.world import World
 from ramet.vsphere.opening import open_world
 from tests.vsphere.kit import Surface, root_call, serving
+
+
+@pytest.fixture(autouse=True)
+def _closed_connections(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """pyVmomi keeps connections, and leaves them to the garbage collector when nobody logs out: a warning by then would
+    be an error of whichever test runs, or be printed when all have ended."""
+    made: list[Any] = []
+    init = SoapStubAdapter.__init__
+
+    def noted(self: Any, *args: Any, **more: Any) -> None:
+        init(self, *args, **more)
+        made.append(self)
+
+    monkeypatch.setattr(SoapStubAdapter, "__init__", noted)
+    yield
+    for stub in made:
+        stub.DropConnections()
 
 
 @pytest.fixture
