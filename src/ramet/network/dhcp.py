@@ -93,7 +93,7 @@ def parse_leases(text: str) -> dict[str, Lease]:
     leases = {}
     for line in text.splitlines()[:_MAX_LEASES]:
         fields = line.split(" ")
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, OverflowError):  # a time of 400 digits is no float
             expiry, mac, address, name, client = fields
             lease = Lease(
                 mac=check_mac(mac),
