@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import hashlib
 import json
@@ -55,6 +56,7 @@ class Screen:
         self.live = live
         self.taken: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
         self._server: asyncio.Server | None = None
+        self._writers: list[asyncio.StreamWriter] = []
 
     async def start(self) -> None:
         path = self.live.run_dir.vnc
@@ -64,6 +66,7 @@ class Screen:
         self.live.ended.clear()
 
     async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
         writer.write(HELLO)
         self.taken.put_nowait((reader, writer))
 
@@ -73,8 +76,10 @@ class Screen:
     async def stop(self) -> None:
         self.live.process = None
         self.live.ended.set()
-        while not self.taken.empty():
-            self.taken.get_nowait()[1].close()
+        for writer in self._writers:
+            writer.close()
+            with contextlib.suppress(OSError):  # the other side may be gone
+                await writer.wait_closed()
         if self._server is not None:
             self._server.close()
             await self._server.wait_closed()
