@@ -7,9 +7,6 @@ import base64
 import hashlib
 from dataclasses import dataclass
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-
 
 @dataclass(frozen=True, slots=True)
 class HostKey:
@@ -29,6 +26,10 @@ class HostKey:
 
 def new_host_key() -> HostKey:
     """From the host's random generator."""
+    # Late: 8 MB and 15 ms that a daemon without clones does not pay.
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
     key = Ed25519PrivateKey.generate()
     return HostKey(
         key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode().strip(),

@@ -57,6 +57,7 @@ class Audit:
         self._lost = 0
         self._bell = Bell()
         self._closed = False
+        self._writing = asyncio.Lock()
 
     @classmethod
     @asynccontextmanager
@@ -101,6 +102,11 @@ class Audit:
         await self._flush()
 
     async def _flush(self) -> None:
+        """What was noted before is written when it returns, in order."""
+        async with self._writing:
+            await self._write_all()
+
+    async def _write_all(self) -> None:
         lines = list(self._unwritten)
         self._unwritten.clear()
         for peer, count in self._strangers.over(None if self._closed else self._clock()):
