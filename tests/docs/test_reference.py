@@ -32,7 +32,9 @@ MAKE = "from tools import vsphere_reference as made; print(*made.generated().val
 
 def test_the_page_of_the_vsphere_api_is_not_stale() -> None:
     """In a process of its own: pyVmomi's types are known by what was used of them, here by tests before this one."""
-    made = subprocess.run([sys.executable, "-c", MAKE], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    made = subprocess.run(
+        [sys.executable, "-c", MAKE], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
     assert vsphere_reference.PAGE.read_text() == made.stdout, "run: python tools/vsphere_reference.py"
 
 
