@@ -75,7 +75,7 @@ class FrameDecoder:
         del self._buffer[: _HEADER.size + length]
         try:
             message = json.loads(body)
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             raise PeerError("A message of the stun helper is not JSON.") from exc
         if not isinstance(message, dict):
             raise PeerError("A message of the stun helper is not an object.")

@@ -63,6 +63,7 @@ def test_nonsense_is_a_peers_fault(data: bytes) -> None:
         struct.pack("!IH", 2, 1) + b"{}",
         struct.pack("!IH", 2, 0) + b"[]",
         struct.pack("!IH", 1, 0) + b"{",
+        struct.pack("!IH", 9000, 0) + b"[" * 9000,
     ],
 )
 def test_broken_frames_are_refused(frame: bytes) -> None:
