@@ -29,9 +29,6 @@ END_S = 60.0
 class StoppingError(StateError):
     """The daemon stops, and its answers end."""
 
-    def __init__(self) -> None:
-        super().__init__("The daemon is stopping.", state="", operation="follow")
-
 
 async def beating(
     events: AsyncGenerator[T, None], closing: asyncio.Event, beat_s: float
@@ -49,7 +46,7 @@ async def beating(
                 yield coming.result()
                 coming = asyncio.ensure_future(anext(events))
             elif stop.done():
-                raise StoppingError
+                raise StoppingError("The daemon is stopping.", state="", operation="follow")
             else:
                 yield None
     except StopAsyncIteration:
