@@ -6,11 +6,14 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
+
 from ramet.host.service import Host
 from ramet.vsphere import ids
 from ramet.vsphere.core.world import World
-from ramet.vsphere.types import vim, vmodl
-from tests.vsphere.kit import record_vm, seen
+from ramet.vsphere.types import FETCH, NEWEST, Support, vim, vmodl
+from ramet.vsphere.wire import envelope
+from tests.vsphere.kit import record_vm, record_vms, seen
 
 Connect = Callable[[], Awaitable[Any]]
 KINDS = (vim.Datacenter, vim.Folder, vim.ComputeResource, vim.HostSystem, vim.ResourcePool, vim.Datastore, vim.Network)
@@ -40,6 +43,41 @@ async def test_views_of_every_kind_have_what_there_is(host: Host, world: World, 
     assert names["vim.ResourcePool"] == ["Resources"]
     assert "user" in names["vim.Network"]
     assert all(names.values())
+
+
+async def test_a_long_list_is_read_as_one_property(host: Host, world: World, connect: Connect) -> None:
+    """By Fetch, which declares no type of what it returns."""
+    vms = await record_vms(host, 50)
+    for vm in vms:
+        await seen(world, vm)
+    si = await connect()
+
+    def look() -> list[set[str]]:
+        datacenter = si.content.rootFolder.childEntity[0]
+        (compute,) = datacenter.hostFolder.childEntity
+        (host,), (datastore,) = compute.host, datacenter.datastore
+        lists = (datacenter.vmFolder.childEntity, compute.resourcePool.vm, host.vm, datastore.vm)
+        assert isinstance(lists[1][0], vim.VirtualMachine)
+        return [{one._moId for one in found} for found in lists]
+
+    assert await asyncio.to_thread(look) == [{ids.vm_moid(vm.id) for vm in vms}] * 4
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        vim.ManagedEntity.Array([vim.VirtualMachine(f"vm-{n}") for n in range(30)]),
+        vim.option.OptionValue.Array([vim.option.OptionValue(key="k", value=n) for n in range(30)]),
+        vim.vm.device.VirtualDevice.Array([vim.vm.device.VirtualCdrom(key=n) for n in range(30)]),
+        Support.GetVmodlType("string[]")(map(str, range(30))),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+async def test_a_long_answer_is_as_one_written_at_once(value: Any) -> None:
+    assert envelope.is_long(value)
+    whole = envelope.response(FETCH, value, NEWEST)
+    assert b'<returnval xsi:type="ArrayOf' in whole
+    assert await envelope.response_of_many(FETCH, value, NEWEST) == whole
 
 
 async def test_the_configuration_of_a_vm_prints(host: Host, world: World, connect: Connect) -> None:

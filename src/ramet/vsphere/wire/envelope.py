@@ -11,7 +11,7 @@ from typing import Any
 
 from ramet.vsphere.core.pacing import Pace
 from ramet.vsphere.types import NAMESPACE, Support, fields_of, vmodl, wire_name
-from ramet.vsphere.wire.soap_values import Out, escape, fields_writer, known_kind, writer
+from ramet.vsphere.wire.soap_values import Out, escape, fields_writer, known_kind, list_in_any, writer
 
 __all__ = ["fault", "is_long", "response", "response_of_many"]
 
@@ -47,7 +47,7 @@ async def response_of_many(info: Any, result: Any, version: str) -> bytes:
     """Of what `is_long`."""
     out = [_START, f'<{info.wsdlName}Response xmlns="{NAMESPACE}">']
     if isinstance(result, Support.Array):
-        await _write_all(out, writer("returnval", info.result.Item, version), result)
+        await _write_list(out, info.result, result, version)
         return _close(out, info)
     out.append("<returnval>")
     if isinstance(result, _PC.UpdateSet):
@@ -56,6 +56,16 @@ async def response_of_many(info: Any, result: Any, version: str) -> bytes:
         await _write_fields(out, result, version, "objects")
     out.append("</returnval>")
     return _close(out, info)
+
+
+async def _write_list(out: Out, declared: Any, result: Any, version: str) -> None:
+    if issubclass(declared, Support.Array):
+        await _write_all(out, writer("returnval", declared.Item, version), result)
+        return
+    opening, write, closing = list_in_any("returnval", type(result), version)  # as Fetch's, which may be anything
+    out.append(opening)
+    await _write_all(out, write, result)
+    out.append(closing)
 
 
 async def _write_fields(out: Out, value: Any, version: str, long: str, inner: str | None = None) -> None:

@@ -26,7 +26,7 @@ from pyVmomi import Iso8601
 from ramet.vsphere.types import Support, fields_of, remember, vmodl, wire_name
 from ramet.vsphere.wire import leaves
 
-__all__ = ["escape", "fields_writer", "known_kind", "to_xml", "unset_fields", "writer"]
+__all__ = ["escape", "fields_writer", "known_kind", "list_in_any", "to_xml", "unset_fields", "writer"]
 
 Out = list[str]
 Writer = Callable[[Out, Any], None]
@@ -274,9 +274,14 @@ _XSD: dict[Any, str] = {
 }
 
 
-def _tagged_list_writer(tag: str, kind: Any, version: str) -> Writer:
+def list_in_any(tag: str, kind: Any, version: str) -> tuple[str, Writer, str]:
+    """How a list begins where any type may stand, what writes one of its elements, and how it ends."""
     item = _item_name(kind.Item)
-    opening, closing, write = f'<{tag} xsi:type="ArrayOf{_capital(item)}">', f"</{tag}>", _any_writer(item, version)
+    return f'<{tag} xsi:type="ArrayOf{_capital(item)}">', _any_writer(item, version), f"</{tag}>"
+
+
+def _tagged_list_writer(tag: str, kind: Any, version: str) -> Writer:
+    opening, write, closing = list_in_any(tag, kind, version)
 
     def emit(out: Out, value: Any) -> None:
         out.append(opening)
