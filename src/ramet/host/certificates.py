@@ -114,14 +114,20 @@ class Certificates:
         except FileNotFoundError:
             return None
         except OSError as exc:
-            raise self._damaged(_reason(exc)) from exc
+            raise self._damaged(f"ca.pem: {_reason(exc)}") from exc
         try:
-            certificate, key = x509.load_pem_x509_certificate(pem), _load_key(self.folder / "ca.key")
-            belongs = key.public_key() == certificate.public_key()
-        except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as exc:  # TypeError: the key is encrypted
-            raise self._damaged(_reason(exc)) from exc
-        if not belongs:
-            raise self._damaged("the key is another certificate's")
+            certificate = x509.load_pem_x509_certificate(pem)
+            public = certificate.public_key()
+        except (ValueError, UnsupportedAlgorithm) as exc:
+            raise self._damaged("ca.pem is no certificate in PEM") from exc
+        try:
+            key = _load_key(self.folder / "ca.key")
+        except OSError as exc:
+            raise self._damaged(f"ca.key: {_reason(exc)}") from exc
+        except (ValueError, TypeError, UnsupportedAlgorithm) as exc:  # TypeError: it is encrypted
+            raise self._damaged("ca.key is no key of ours in PEM") from exc
+        if key.public_key() != public:
+            raise self._damaged("ca.key is another certificate's key")
         return certificate, key
 
     def _damaged(self, what: str) -> DamagedError:
