@@ -1,6 +1,7 @@
 """Files that others append to, kept under a quota: consoles and logs.
 
-    rotator = Rotator(files, every_s=10.0)            # files() -> pairs of path and quota in bytes, asked every time
+    rotator = Rotator(files, every_s=10.0)            # files() -> pairs of path and quota in bytes, asked every time,
+                                                      # in a thread
     await rotator.run()                               # until cancelled; the caller owns the task
     rotate(path, quota_bytes) -> bool                 # once; blocks
     await read_tail(path, max_bytes) -> bytes         # the end of what was written, across the rotated part
@@ -119,10 +120,13 @@ class Rotator:
             await asyncio.sleep(self._every_s)
 
     async def look(self) -> None:
-        """Once over all files."""
-        for path, quota_bytes in list(self._files()):
+        """Once over all files, in one turn of a thread: so `files` is called there."""
+        await asyncio.to_thread(self._look)
+
+    def _look(self) -> None:
+        for path, quota_bytes in self._files():
             try:
-                await asyncio.to_thread(rotate, path, quota_bytes)
+                rotate(path, quota_bytes)
             except OSError as exc:
                 if path not in self._told:
                     log.warning("a log was not rotated", path=str(path), error=str(exc))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -45,8 +45,8 @@ from ramet.host.settings import Settings
 from ramet.host.stock import StockDesk
 from ramet.host.tasks import TaskHandle, TaskManager
 from ramet.host.trying import TryDesk
+from ramet.host.vm_logs import VmLogs
 from ramet.host.vms import VmDesk
-from ramet.hypervisor.plan import EVENT_LOG, QEMU_LOG
 from ramet.hypervisor.version import find_qemu
 from ramet.machine import hardware, power
 from ramet.machine.balloon import balloon_view
@@ -162,7 +162,7 @@ class Host:
             stack.push_async_callback(_ended, asyncio.create_task(expiry.run(), name="end of VMs' time"))
             stack.push_async_callback(_ended, asyncio.create_task(host.memory.run(), name="measure memory"))
             stack.push_async_callback(_ended, asyncio.create_task(host._policies.run(), name="memory's policies"))
-            rotator = Rotator(host._logs, settings.rotate_every_s)
+            rotator = Rotator(VmLogs(host.floor, settings).due, settings.rotate_every_s)
             stack.push_async_callback(_ended, asyncio.create_task(rotator.run(), name="rotate logs"))
             yield host
 
@@ -210,14 +210,6 @@ class Host:
             if live.vm.is_on:
                 with contextlib.suppress(RametError):
                     await power.power_off(live)
-
-    def _logs(self) -> Iterator[tuple[Path, int]]:
-        """Every log that something writes to without end, with its quota."""
-        paths = self.floor.rooms.paths
-        for vm_id in list(self.floor.machines):
-            yield paths.console_log(vm_id), self.settings.console_quota_bytes
-            for name in (QEMU_LOG, EVENT_LOG):
-                yield paths.vm(vm_id) / name, self.settings.log_quota_bytes
 
     def is_busy(self, vm_id: str) -> bool:
         """Whether an operation holds the VM."""

@@ -15,6 +15,7 @@ from ramet.host.inventory import Inventory
 from ramet.host.refusing import open_inventory
 from ramet.host.service import Host
 from ramet.host.settings import load
+from ramet.host.vm_logs import VmLogs
 from ramet.hypervisor.cgroup import detect
 from ramet.machine.paths import StatePaths
 from ramet.model.host import JournalEntry
@@ -81,6 +82,26 @@ async def test_records_without_a_process_say_so(paths: StatePaths, monkeypatch: 
         assert not host.floor.inventory.journal.all()
     assert paths.suspended_state(suspended.id).exists()
     assert not paths.vm_run(kept[0].id).exists()
+
+
+async def test_logs_are_looked_at_of_those_that_may_write(paths: StatePaths) -> None:
+    """All of them once; then of VMs that are on, and once more after their end."""
+    one, other = record("one", VmState.OFF), record("other", VmState.OFF)
+    await write(paths, [one, other], [])
+    settings = load({"state_dir": paths.root}, env={})
+    async with Host.open(settings) as host:
+        logs, live = VmLogs(host.floor, settings), host.floor.machines[one.id]
+
+        def looked_at() -> set[str]:
+            return {path.parent.name for path, quota in logs.due() if quota > 0}
+
+        assert looked_at() == {one.id, other.id}
+        assert looked_at() == set()
+        live.vm = one.changed(process=GONE)
+        assert (looked_at(), len(list(logs.due()))) == ({one.id}, 3)
+        live.vm = one
+        assert looked_at() == {one.id}
+        assert looked_at() == set()
 
 
 async def test_a_control_group_that_was_left_is_removed(paths: StatePaths) -> None:
