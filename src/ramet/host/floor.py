@@ -49,7 +49,7 @@ class Floor:
             live.removed = True
 
     def is_taken(self, name: str) -> bool:
-        return name in self._reserved or any(live.name == name for live in self.shown())
+        return name in self._reserved or self.inventory.is_named(name)
 
     def shown(self) -> list[LiveMachine]:
         """Users' machines: all but those that wait in pools."""

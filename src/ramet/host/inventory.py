@@ -252,8 +252,12 @@ class Inventory:
 
     def check_name_is_free(self, name: str) -> None:
         """ConflictError when a VM has the name. `put_vm` checks again: only that is the word."""
-        if name in self._ids:
+        if self.is_named(name):
             raise _taken(name)
+
+    def is_named(self, name: str) -> bool:
+        """Whether a VM has the name; those that wait in pools have none."""
+        return name in self._ids
 
     async def put_vm(self, vm: Vm) -> Vm:
         """Write the whole record: a new VM, a changed one, one renamed. ConflictError on a taken name.
