@@ -30,6 +30,8 @@ Fork = Callable[[ForkRequest], Awaitable[ForkReply]]
 """Asks the process that holds the moment's memory for one fork."""
 Told = Callable[[int, int], None]
 """Called after each clone, whatever became of it: how many are done, and of how many."""
+_PATIENCE_S = 2.0
+"""A record says that a clone runs at most so long after it does: until then its guest cannot be frozen, say."""
 
 
 @dataclass(frozen=True)
@@ -129,9 +131,9 @@ class _Growth:
         return seedling
 
     async def release(self) -> Harvest:
-        """Let them run, and write it down only then: their guests leave little of the processors for that."""
-        for step in (run, record) if len(self._order.names) > 1 else (release,):
-            await _each(self._good(step, seedling) for seedling in tuple(self.loaded))
+        """All at once."""
+        step = release if len(self._order.names) == 1 else _Together(len(self.loaded)).release
+        await _each(self._good(step, seedling) for seedling in tuple(self.loaded))
         self.harvest.seedlings = sorted(self.loaded, key=lambda seedling: self._order.vm_ids.index(seedling.live.id))
         return self.harvest
 
@@ -145,6 +147,26 @@ class _Growth:
 
     def _note(self, name: str, exc: RametError | OSError) -> None:
         self.harvest.failures[name] = exc if isinstance(exc, RametError) else from_os_error(exc)
+
+
+class _Together:
+    """Clones that are written down when all of them run: their guests leave little of the processors for that."""
+
+    def __init__(self, count: int) -> None:
+        self._left = count
+        self._all_run = asyncio.Event()
+
+    async def release(self, seedling: Seedling) -> None:
+        try:
+            await run(seedling)
+        finally:
+            self._left -= 1
+            if not self._left:
+                self._all_run.set()
+        with contextlib.suppress(TimeoutError):  # one that does not answer holds up no other
+            async with asyncio.timeout(_PATIENCE_S):
+                await self._all_run.wait()
+        await record(seedling)
 
 
 async def _settle(seedling: Seedling) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import binascii
 import contextlib
-import shlex
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -397,15 +396,15 @@ class Agent:
                     return
 
     async def write_file(self, path: str, content: bytes | AsyncIterable[bytes], *, mode: int | None = None) -> None:
-        """Create or replace a file, in place; with `mode` its permissions are set after that."""
+        """Create or replace a file, in place. `mode`: set first, as the agent makes files that anybody may write."""
+        if mode is not None:
+            await self.shell('umask 077; : >>"$1" && chmod "$2" "$1"', path, f"{mode:o}", timeout_s=self._timeout_s)
         async with self._opened(path, "wb") as handle:
             if isinstance(content, bytes):
                 await self._write(handle, content)
             else:
                 async for piece in content:
                     await self._write(handle, piece)
-        if mode is not None:
-            await self.shell(f"chmod {mode:o} {shlex.quote(path)}", timeout_s=self._timeout_s)
 
     async def _write(self, handle: int, content: bytes) -> None:
         view = memoryview(content)

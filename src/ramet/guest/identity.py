@@ -128,7 +128,7 @@ async def _run(agent: Agent, environment: Mapping[str, str], timeout_s: float) -
     files = (f"{HELPER_FOLDER}/{identity_script_name(script)}", f"{HELPER_FOLDER}/{name}" if name else "")
     shell, slim = ("/bin/sh", "-c"), {**environment, "RAMET_HELPER": ""}
     outcome = await agent.exec([*shell, _FROM_GUEST, "ramet-identity", *files], env=slim, timeout_s=timeout_s)
-    if outcome.exit_code == _NOT_THERE:
+    if outcome.exit_code == _NOT_THERE or (outcome.ok and not outcome.stdout):  # not there, or empty
         argv = [*shell, script.decode(), "ramet-identity"]
         outcome = await agent.exec(argv, env=environment, timeout_s=timeout_s)
     if not outcome.ok and b"problem " not in outcome.stdout:

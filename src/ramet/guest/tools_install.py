@@ -8,6 +8,21 @@ from ramet.guest.guestfiles import HELPER_FOLDER, guest_file, identity_files
 
 _TOOLS = ("vmware-rpctool", "vmtoolsd")
 _FILES = ("install-tools", "tmpfiles.conf", *_TOOLS)
+_PUT_IDENTITY = """
+set -e
+umask 077
+(umask 022 && mkdir -p "$2")
+for file in "$1"/identity-* "$1"/helper-*; do
+    [ -e "$file" ] || continue
+    new=$2/.${file##*/}.new
+    cp "$file" "$new"
+    chmod 700 "$new"
+    mv "$new" "$2/${file##*/}"
+done
+sync
+"""
+"""From $1, which root alone may enter, to $2. The agent makes files that anybody may write, whatever the umask, and
+root runs these: where others can see them they are whole, and root's."""
 _WAIT_S = 30.0
 _PROBE_S = 10.0
 
@@ -27,9 +42,9 @@ async def install_tools(agent: Agent) -> list[str]:
         for name in _FILES:
             await agent.write_file(f"{folder}/{name}", guest_file(name))
         await agent.shell('sh "$1/install-tools" "$1" now', folder, timeout_s=_WAIT_S)
-        await agent.shell('mkdir -p "$1"', HELPER_FOLDER, timeout_s=_WAIT_S)
         for path, content in identity_files():
-            await agent.write_file(path, content, mode=0o700)
+            await agent.write_file(f"{folder}/{path.rpartition('/')[2]}", content)
+        await agent.shell(_PUT_IDENTITY, folder, HELPER_FOLDER, timeout_s=_WAIT_S)
     finally:
         await agent.shell('rm -rf "$1"', folder, timeout_s=_WAIT_S)
     await _probe(agent)

@@ -25,7 +25,7 @@ from ramet.hypervisor.stun_client import to_its_end
 from ramet.machine.lifecycle import Operation, next_state
 from ramet.machine.live import LiveMachine
 from ramet.model.host import Task
-from ramet.model.machine import Moment
+from ramet.model.machine import Moment, VmState
 from ramet.model.memory import MemorySample
 from ramet.model.requests import CloneVm
 from ramet.model.views import CloneForecast, CloneResult, CloneTimings
@@ -242,6 +242,9 @@ class CloneDesk:
         if live is None:
             return
         try:
+            if live.vm.state is VmState.STARTING:  # a clone whose first words these are: it runs, and is written down
+                async with self._locks.hold(live.id, "freeze", wait_s=PATIENCE_S):
+                    pass
             next_state(live.vm.state, Operation.FREEZE, name=live.name)
             await self._freeze(live)
         except RametError as exc:

@@ -79,6 +79,8 @@ class LiveMachine:
         self.zygote_lock = asyncio.Lock()
         self.while_frozen = contextlib.AsyncExitStack()
         """Ends what lasts until the VM is thawed, its process ends, or the daemon lets go of it."""
+        self._stopped_early: str | None = None
+        """Why its guest stands still again, in the moment between its first instruction and the record of it."""
         self.group_left = False
         """It is off, and its control group could not be removed."""
         self.ended = asyncio.Event()
@@ -242,6 +244,7 @@ class LiveMachine:
         self.process = process
         self.ended.clear()
         self._reset_seen = False
+        self._stopped_early = None
         self._watch = asyncio.create_task(self._supervise(process), name=f"watch {self.name}")
         self._qmp = await QmpSession.connect(self.run_dir.qmp, self.rooms.limits.qmp_s, name=self.name, process=process)
         self._rpc = await RpcChannel.open(
@@ -319,12 +322,16 @@ class LiveMachine:
             await self._paused("guest panicked")
         elif event == "BLOCK_IO_ERROR" and data.get("action") == "stop":
             await self._paused("disk full" if data.get("nospace") else f"disk error: {data.get('reason')}")
-        elif event == "RESUME" and self.vm.state is VmState.PAUSED:
-            await self.move(Happening.GUEST_CONTINUED, pause_reason=None)
+        elif event == "RESUME":
+            self._stopped_early = None
+            if self.vm.state is VmState.PAUSED:
+                await self.move(Happening.GUEST_CONTINUED, pause_reason=None)
 
     async def _paused(self, reason: str) -> None:
         if self.vm.state in (VmState.RUNNING, VmState.STOPPING):
             await self.move(Happening.GUEST_STOPPED, pause_reason=reason)
+        elif self.vm.state is VmState.STARTING:
+            self._stopped_early = reason
 
     async def _process_ended(self, process: QemuProcess) -> None:
         """The record, the moment and the sockets follow the process: off."""
@@ -380,3 +387,5 @@ class LiveMachine:
         await self.move(
             Happening.STARTED, process=self.process_record(process, launched=launched), started_at=time.time()
         )
+        if self._stopped_early is not None:
+            await self._paused(self._stopped_early)

@@ -147,6 +147,21 @@ async def test_a_cancelled_batch_leaves_nothing(monkeypatch: pytest.MonkeyPatch,
     assert {name for name, step in garden.log if step == "discarded"} >= begun
 
 
+async def test_one_that_does_not_answer_does_not_keep_the_others_from_being_written_down(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    garden = planted(monkeypatch, Garden(4, sticks=(2, "ran")))
+    monkeypatch.setattr(growth, "_PATIENCE_S", 0.01)
+    growing = asyncio.create_task(garden.grow())
+    async with asyncio.timeout(5):
+        while sum(step == "recorded" for _, step in garden.log) < 3:  # noqa: ASYNC110 - it is a list
+            await asyncio.sleep(0.01)
+    growing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await growing
+    assert {garden.ended(name) for name in garden.names} == {"discarded"}
+
+
 async def test_when_the_first_fails_for_all_it_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     garden = planted(monkeypatch, Garden(2, {0: "loaded", 1: "ran"}))
     with pytest.raises(QemuError, match="c0 fails"):

@@ -93,8 +93,10 @@ async def test_files_there_and_back(fake: FakeAgent, agent: Agent, size: int) ->
     assert fake.files["/x"] == content
     assert await agent.read_file("/x") == content
     assert fake.handles == {}
-    execs = [arguments["arg"] for name, arguments in fake.seen if name == "guest-exec"]
-    assert execs[0][1] == "chmod 755 /x"
+    names = [name for name, _ in fake.seen]
+    assert names.index("guest-exec") < names.index("guest-file-open")
+    (made,) = [arguments["arg"] for name, arguments in fake.seen if name == "guest-exec"]
+    assert (made[1], made[3:]) == ('umask 077; : >>"$1" && chmod "$2" "$1"', ["/x", "755"])
 
 
 async def test_a_file_from_pieces(fake: FakeAgent, agent: Agent) -> None:

@@ -257,6 +257,18 @@ async def test_a_guest_without_them_is(fake: FakeAgent, agent: Agent) -> None:
     assert environment(ran[0])["RAMET_SSH_KEY"] == environment(ran[1])["RAMET_SSH_KEY"] != ""
 
 
+async def test_a_guest_whose_script_is_empty_is_sent_it(fake: FakeAgent, agent: Agent) -> None:
+    plan, ran = Plan(hostname="web", parts=NO_CLOCK), []
+
+    def run(arguments: dict[str, Any]) -> dict[str, Any]:
+        ran.append(arguments)
+        return said(acknowledge(plan) if len(ran) == 2 else "")
+
+    fake.run = run
+    await apply(agent, plan, entropy=SEED)
+    assert len(ran) == 2
+
+
 async def test_a_script_that_breaks_is_told_with_its_error(fake: FakeAgent, agent: Agent) -> None:
     fake.run = lambda arguments: {"exitcode": 2, "err-data": base64.b64encode(b"sh: syntax error").decode()}
     with pytest.raises(GuestError, match="sh: syntax error"):

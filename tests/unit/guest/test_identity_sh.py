@@ -106,6 +106,33 @@ def test_slower_kinds_follow(guest: Guest) -> None:
     assert "PRIVATE KEY" in key.read_text()
 
 
+def test_kinds_that_were_being_made_in_the_source_are_made_here_and_its_own_process_gives_up(guest: Guest) -> None:
+    guest.write("var/lib/ramet/ssh-kinds", "ecdsa\n")
+    guest.write("etc/ssh/sshd_config", "")
+    guest.write("etc/ssh/ssh_host_backup/key", "a person's\n")
+    guest.apply(plan(Part.SSH_KEYS))
+    key = guest.root / "etc/ssh/ssh_host_ecdsa_key"
+    subprocess.run(["timeout", "30", "sh", "-c", f"until [ -e {key} ]; do sleep 0.05; done"], check=True)
+    assert guest.read("etc/ssh/ssh_host_backup/key") == "a person's\n"
+
+
+def test_a_key_that_is_ready_in_another_generation_is_nobodys(guest: Guest) -> None:
+    guest.write("etc/ssh/ssh_host_ecdsa_key", "the source's\n")
+    guest.write(
+        "stubs/ssh-keygen",
+        "#!/bin/sh\nfor file; do :; done\n"
+        f"echo generation another >{guest.root}/var/lib/ramet/identity\n"
+        f'echo new >"$file"; echo new >"$file.pub"; echo "$file" >{guest.root}/made\n',
+        0o755,
+    )
+    guest.apply(plan(Part.SSH_KEYS))
+    made = guest.root / "made"
+    subprocess.run(
+        ["timeout", "30", "sh", "-c", f"until [ -e {made} ] && [ ! -e $(cat {made}) ]; do sleep 0.05; done"], check=True
+    )
+    assert not (guest.root / "etc/ssh/ssh_host_ecdsa_key").exists()
+
+
 def networkd(guest: Guest, text: str) -> None:
     guest.write("etc/systemd/network/80-all.network", text)
     guest.write(
