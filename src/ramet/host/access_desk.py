@@ -217,7 +217,9 @@ class AccessDesk:
     def _tell(self, problem: str) -> None:
         """An event for each problem, not for each try."""
         if problem != self._problem:
-            self._events.emit("host.warning", f"vSphere clients are not served: {problem}")
+            served = "The certificate for vSphere clients, who are served, cannot be renewed"
+            what = "vSphere clients are not served" if self._bound is None else served
+            self._events.emit("host.warning", f"{what}: {problem}")
         self._problem = problem
 
     async def _listen(self, listen: str) -> None:

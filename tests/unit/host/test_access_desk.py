@@ -159,6 +159,9 @@ async def test_a_damaged_authority_is_told_and_the_clients_that_trust_it_are_ser
         await desk._look()
         assert "cannot be used" in str(desk.vsphere().problem)
         assert (listener.certificate, listener.closed) == (certificate, 0)
+        [warned] = [event.message for event in desk._events.recent() if event.kind == "host.warning"]
+        assert "not served" not in warned
+        assert "cannot be renewed" in warned
         with pytest.raises(DamagedError, match="from a copy"):
             await desk.set_vsphere(SetVsphere(on=True))
         pem.write_bytes(whole)
