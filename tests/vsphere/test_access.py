@@ -325,7 +325,7 @@ async def test_nobody_gives_what_they_have_not(world: World) -> None:
         assert role_of(roles, "eve") == own, method
         assert roles.get(own).name == "of eve"
     weak = await invoke(world, eve, MANAGER, "AddAuthorizationRole", {"name": "Weak", "privIds": ["Datastore.Browse"]})
-    renamed = {"roleId": strong, "newName": "Renamed", "privIds": ["Host.Config.Settings", "Datastore.Browse"]}
+    renamed = {"roleId": weak, "newName": "Renamed", "privIds": ["Datastore.Browse"]}
     await invoke(world, eve, MANAGER, "UpdateAuthorizationRole", renamed)
     await logged_in(world, Role.READ_ONLY, "mal")
     await invoke(world, eve, MANAGER, "SetEntityPermissions", permission("mal", weak))
@@ -348,6 +348,15 @@ async def test_nobody_takes_a_role_from_those_who_may_more(world: World) -> None
         with pytest.raises(vim.fault.NoPermission):
             await invoke(world, eve, MANAGER, method, arguments)
     assert [role_of(roles, name) for name in ("root", "mal")] == [-1, strong]
+    for method, arguments in (
+        ("RemoveAuthorizationRole", {"roleId": strong, "failIfUsed": False}),
+        ("UpdateAuthorizationRole", {"roleId": strong, "newName": "Empty", "privIds": []}),
+        ("UpdateAuthorizationRole", {"roleId": -1, "newName": "Empty", "privIds": []}),
+    ):
+        with pytest.raises(vim.fault.NoPermission):
+            await invoke(world, eve, MANAGER, method, arguments)
+    assert roles.get(strong).name == "of mal"
+    assert role_of(roles, "mal") == strong
     root = await logged_in(world, Role.ADMINISTRATOR, "root")
     await invoke(world, root, MANAGER, "RemoveEntityPermission", taking)
     await invoke(world, root, MANAGER, "SetEntityPermissions", permission("second", -2))

@@ -2,7 +2,8 @@
 
 Permissions stand on the root folder and are inherited by everything. Setting them there gives users another role;
 anywhere else they are refused, and so are those of groups: there are none. Nobody gives what they have not, neither to
-others nor to themselves, and nobody takes a role from those who may more.
+others nor to themselves, and nobody takes a role from those who may more, or changes or removes one that allows more
+than their own.
 """
 
 from __future__ import annotations
@@ -61,12 +62,13 @@ class AuthorizationManager(Mo):
 
     @operation("UpdateAuthorizationRole")
     async def update_role(self, call: Call, roleId: int, newName: str, privIds: Sequence[str] = ()) -> None:
-        before = self._roles.get(roleId).privileges or frozenset()
-        self._require_having(call, set(privIds) - before)
+        self._require_having(call, self._roles.get(roleId).privileges)
+        self._require_having(call, privIds)
         await self._roles.update(roleId, newName, privIds)
 
     @operation("RemoveAuthorizationRole")
     async def remove_role(self, call: Call, roleId: int, failIfUsed: bool) -> None:
+        self._require_having(call, self._roles.get(roleId).privileges)
         await self._roles.remove(roleId, failIfUsed)
 
     # -- permissions -------------------------------------------------------------------------------------------------
