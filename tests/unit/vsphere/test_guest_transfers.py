@@ -6,6 +6,7 @@ import asyncio
 import base64
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from pathlib import Path
@@ -14,14 +15,13 @@ from typing import Any
 
 import pytest
 
-from ramet.errors import CapacityError
 from ramet.model.views import ExecResult
 from ramet.vsphere.access.sessions import Sessions
 from ramet.vsphere.core.updates import Updates
 from ramet.vsphere.guest import scripts
 from ramet.vsphere.guest.login import Guest, _Secret
 from ramet.vsphere.guest.transfer import MODIFY, QUERY, UNSIZED_BYTES, Transfer, make_app, url_of
-from ramet.vsphere.machine.tickets import MAX_OPEN, Tickets
+from ramet.vsphere.machine.tickets import MOST_EACH, Tickets
 from ramet.vsphere.types import vim
 
 FOLDER = b"/var/lib/ramet/transfer-x\n"
@@ -39,8 +39,8 @@ def result(exit_code: int, stderr: str = "", stdout: bytes = b"") -> ExecResult:
 class FakeSession:
     """One that may do what is in `allowed`."""
 
-    def __init__(self) -> None:
-        self.key, self.secret, self.user_name = "key", "secret", "eve"
+    def __init__(self, user_name: str = "eve") -> None:
+        self.key, self.secret, self.user_name = "key", "secret", user_name
         self.is_over, self.running = False, 0
         self.objects: dict[str, Any] = {}
         self.state: dict[str, Any] = {}
@@ -171,15 +171,23 @@ def test_a_ticket_opens_one_thing_once(monkeypatch: pytest.MonkeyPatch) -> None:
     late = tickets.issue("upload", "it", session)
     now[0] += 61.0
     assert tickets.redeem("upload", late) is None
-    for _ in range(MAX_OPEN):
-        tickets.issue("upload", "it", session)
-    with pytest.raises(CapacityError):
-        tickets.issue("upload", "it", session)
+
+
+def test_a_user_with_too_many_tickets_loses_the_oldest_and_nobody_else_does() -> None:
+    tickets, greedy, other = Tickets(), [FakeSession(), FakeSession()], FakeSession("mal")
+    theirs = tickets.issue("upload", "it", other)
+    secrets = [tickets.issue("upload", "it", greedy[n % 2]) for n in range(MOST_EACH)]
+    assert tickets.redeem("upload", secrets.pop(0)) is not None
+    secrets.append(tickets.issue("upload", "it", greedy[0]))  # in the place of the one that was used
+    secrets.append(tickets.issue("upload", "it", greedy[0]))
+    assert tickets.redeem("upload", secrets.pop(0)) is None
+    assert all(tickets.redeem("upload", one) is not None for one in secrets)
+    assert tickets.redeem("upload", theirs) is not None
 
 
 def test_tickets_and_what_they_open_end_with_their_session() -> None:
     tickets, gone, open_ = Tickets(), FakeSession(), FakeSession()
-    secrets = [tickets.issue("upload", "it", gone) for _ in range(MAX_OPEN - 1)]
+    secrets = [tickets.issue("upload", "it", gone) for _ in range(MOST_EACH - 1)]
     kept = tickets.issue("upload", "it", open_)
     gone.is_over = True
     assert tickets.redeem("upload", secrets.pop()) is None
@@ -370,7 +378,7 @@ class RealHost(FakeHost):
     async def exec_in_vm(self, vm_id: str, request: Any) -> ExecResult:
         argv = [part.replace("/var/lib/ramet", str(self._place / "lib")) for part in request.argv]
         if argv[2] == scripts.LOGIN:
-            return await self._run(argv[5:], user="nobody")
+            return await self._run(argv[5:], user=argv[4])
         return await self._run(argv)
 
     async def _run(self, argv: list[str], **more: Any) -> ExecResult:
@@ -438,3 +446,60 @@ async def test_another_user_reads_and_writes_by_own_rights(place: Path) -> None:
         assert (status, b"Permission denied" in said) == (500, True)
     assert (place / "secret").read_bytes() == b"of root"
     assert [*(place / "lib").iterdir()] == []
+
+
+# -- root --------------------------------------------------------------------------------------------------------------
+
+
+class AgentsHost(RealHost):
+    """It makes files as the guest agent does, and opens nothing that would block it."""
+
+    def __init__(self, place: Path) -> None:
+        super().__init__(place, ":")
+        self.modes: list[int] = []
+
+    async def write_file(self, vm_id: str, path: str, chunks: AsyncIterator[bytes]) -> None:
+        target = Path(path)
+        if not target.exists():
+            target.touch()
+            target.chmod(0o666)
+        assert target.is_file()
+        self.modes.append(stat.S_IMODE(target.stat().st_mode))
+        target.write_bytes(b"".join([chunk async for chunk in chunks]))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="it runs as root")
+@pytest.mark.parametrize(("wanted", "meanwhile", "then"), [("", 0o644, 0o644), ("640", 0o600, 0o640)])
+async def test_a_new_file_of_root_is_not_everybodys(place: Path, wanted: str, meanwhile: int, then: int) -> None:
+    host, target = AgentsHost(place), place / "new"
+    world, what = transfer(host, "root", 4)
+    what = Transfer(what.guest, str(target), 4, ("", wanted, "", ""))
+    assert await Client(world).ask("PUT", address(world, "upload", what), b"1234") == (200, b"")
+    assert host.modes == [meanwhile]
+    assert stat.S_IMODE(target.stat().st_mode) == then
+    assert target.read_bytes() == b"1234"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="it runs as root")
+async def test_a_file_of_root_that_is_there_keeps_its_mode(place: Path) -> None:
+    host = AgentsHost(place)
+    world, what = transfer(host, "root", 4)
+    what = Transfer(what.guest, str(place / "secret"), 4)
+    assert await Client(world).ask("PUT", address(world, "upload", what), b"1234") == (200, b"")
+    assert host.modes == [0o600]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="it runs as root")
+@pytest.mark.parametrize("kind", ["pipe", "file"])
+async def test_what_was_put_there_since_the_address_was_asked_for_is_not_opened(place: Path, kind: str) -> None:
+    host, target = AgentsHost(place), place / "theirs" / "x"
+    world, what = transfer(host, "root", 4)
+    what = Transfer(what.guest, str(target), 4, overwrite=False)
+    url = address(world, "upload", what)
+    if kind == "pipe":
+        os.mkfifo(target)
+    else:
+        target.write_bytes(b"of them")
+    status, said = await Client(world).ask("PUT", url, b"1234")
+    assert (status, (b"Not a regular file" if kind == "pipe" else b"File exists") in said) == (500, True)
+    assert host.modes == []

@@ -149,7 +149,7 @@ class FileManager(Mo):
         guest = self._guest(vm, auth, guestFilePath)
         wanted = attributes(fileAttributes)
         await guest.run(scripts.WRITABLE, guestFilePath, _yes(overwrite), path=guestFilePath)
-        transfer = Transfer(guest, guestFilePath, size=int(fileSize), attributes=wanted)
+        transfer = Transfer(guest, guestFilePath, size=int(fileSize), attributes=wanted, overwrite=bool(overwrite))
         return self._issue(call, "upload", transfer)
 
     def _issue(self, call: Call, purpose: str, transfer: Transfer) -> str:

@@ -249,6 +249,17 @@ directory=$(dirname -- "$1")
 [ -w "$directory" ] || { echo "$directory: Permission denied" >&2; exit 1; }
 """
 
+# Before the agent, as root, opens the file: opening a pipe would block it, and a file that it makes itself has the
+# mode 0666 whatever the umask (guest-file-open of QEMU). What is to have a mode of its own is nobody else's until then.
+WRITABLE_NOW = r"""
+umask 022
+[ -z "$3" ] || umask 077
+(
+""" + WRITABLE + r"""
+) || exit
+: >>"$1"
+"""
+
 # What goes between a user and the agent, which is root, lies in a folder that only root changes: a user who could put
 # a link in the file's place would have root read or write another one. Run by root, without LOGIN; not in /tmp.
 

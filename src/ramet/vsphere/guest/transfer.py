@@ -57,6 +57,7 @@ class Transfer:
     size: int
     """Bytes: as the guest said, or as the client will send."""
     attributes: tuple[str, str, str, str] = ("", "", "", "")
+    overwrite: bool = True
 
 
 @dataclass
@@ -220,6 +221,8 @@ async def _give(guest: Guest, folder: str) -> None:
 async def _upload(transfer: Transfer, exchange: Exchange) -> None:
     guest = transfer.guest
     if guest.user == "root":
+        overwrite, mode = "yes" if transfer.overwrite else "no", transfer.attributes[1]
+        await guest.run(scripts.WRITABLE_NOW, transfer.path, overwrite, mode, path=transfer.path)
         await _write(transfer, transfer.path, exchange)
     else:
         async with _held(guest) as folder:

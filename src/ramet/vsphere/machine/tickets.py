@@ -1,11 +1,12 @@
 """Tickets: secrets that open one thing once, to whoever brings them, for a short time and while their session lasts.
 
 tickets = world.part(Tickets)
-tickets.issue("upload", what, session) -> secret             # CapacityError when too many are open
+tickets.issue("upload", what, session) -> secret
 tickets.redeem("upload", secret) -> Ticket or None
 
 What a ticket is for is kept in its session's own state, and nowhere else: it is gone in the moment in which the session
-ends, be it by logout, by idleness, or because its user was removed or has another role.
+ends, be it by logout, by idleness, or because its user was removed or has another role. Nobody can use up the tickets
+of others: a user who has too many that are unused loses the oldest.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from ramet.errors import CapacityError
 from ramet.vsphere.core.calls import Session
 
 LIFE_S = 60.0
-MAX_OPEN = 1024
+MOST_EACH = 64
+"""Unused ones of a user: a further one takes the place of the oldest."""
 _STATE = "tickets"
 
 
@@ -38,13 +39,12 @@ class Tickets:
 
     def __init__(self) -> None:
         self._sessions: dict[bytes, Session] = {}
-        """In whose state each is."""
+        """In whose state each is, in the order in which they were given out."""
 
     def issue(self, purpose: str, what: Any, session: Session, life_s: float = LIFE_S) -> str:
         now = time.monotonic()
         self._sweep(now)
-        if len(self._sessions) >= MAX_OPEN:
-            raise CapacityError(f"{MAX_OPEN} tickets are open.", hint="Use them, or wait a minute.")
+        self._make_room(session.user_name)
         secret = secrets.token_urlsafe(32)
         key = _key(secret)
         self._sessions[key] = session
@@ -66,6 +66,11 @@ class Tickets:
             ticket = _of(session).get(key)
             if ticket is None or ticket.until <= now or session.is_over:
                 self._drop(key)
+
+    def _make_room(self, user_name: str) -> None:
+        own = [key for key, session in self._sessions.items() if session.user_name == user_name]
+        for oldest in own[: max(0, len(own) + 1 - MOST_EACH)]:
+            self._drop(oldest)
 
     def _drop(self, key: bytes) -> None:
         _of(self._sessions.pop(key)).pop(key, None)
