@@ -7,6 +7,7 @@ import contextlib
 import gc
 import hashlib
 import json
+import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -28,6 +29,7 @@ from ramet.model.access import AddUser, Role, SetVsphere
 from ramet.model.machine import Display
 from ramet.vsphere import ids
 from ramet.vsphere import websocket as websocket_module
+from ramet.vsphere.access.roles import Roles
 from ramet.vsphere.console import consoles as consoles_module
 from ramet.vsphere.switch import Surface, served
 from tests.vsphere.kit import record_vm, until
@@ -102,6 +104,12 @@ class Bench:
         """No proxy, and no compression: the server does not do it anyhow."""
         wanted = url or (await self.ticket()).url
         return await connect(wanted, ssl=self.open.tls, proxy=None, **more)
+
+    async def another(self, name: str, role: Role) -> tuple[Any, Any]:
+        """Somebody else who is logged in, and the VM as they see it."""
+        await self.open.desk.add_user(AddUser(name=name, role=role, password=SecretStr(PASSWORD)))
+        si = await self.open.connect(name)
+        return si, client_vim.VirtualMachine(self.vm._moId, si._stub)
 
     async def refused(self, url: str, **more: Any) -> tuple[int, str]:
         with pytest.raises(InvalidStatus) as refused:
@@ -301,8 +309,9 @@ async def test_other_protocols_and_text_are_refused(bench: Bench) -> None:
     url = (await bench.ticket()).url
     status, said = await bench.refused(url, subprotocols=[Subprotocol("uint8utf8")])
     assert (status, "binary" in said) == (400, True)
-    async with await bench.dial(url) as client:
-        assert client.subprotocol is None, "the ticket was not lost"
+    assert (await bench.refused(url))[0] == 403, "an address that others may have seen is no good"
+    async with await bench.dial() as client:
+        assert client.subprotocol is None
         assert await client.recv() == HELLO
         await client.send("text")
         with pytest.raises(ConnectionClosed) as closed:
@@ -316,6 +325,81 @@ async def test_there_is_a_bound_to_how_many_are_open(bench: Bench, monkeypatch: 
     async with await bench.dial():
         status, said = await bench.refused((await bench.ticket()).url)
         assert (status, "open already" in said) == (503, True)
+
+
+async def test_a_user_with_many_consoles_leaves_room_for_others(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consoles_module, "MOST_EACH", 1)
+    eve, vm = await bench.another("eve", Role.OPERATOR)
+    async with await bench.dial():
+        status, said = await bench.refused((await bench.ticket()).url)
+        assert (status, "of 'root' are open already" in said) == (503, True)
+        async with await bench.dial((await bench.ticket(vm=vm)).url) as client:
+            assert await client.recv() == HELLO
+    await asyncio.to_thread(eve._stub.DropConnections)
+
+
+def watched(bench: Bench) -> Roles:
+    surface = bench.host.access._listener
+    assert isinstance(surface, Surface)
+    assert surface._world is not None
+    return surface._world.part(Roles)
+
+
+LOOKS = ["VirtualMachine.Interact.ConsoleInteract"]
+
+
+async def _revoked(roles: Roles, role: int) -> None:
+    await roles.revoke("eve")
+
+
+async def _removed(roles: Roles, role: int) -> None:
+    await roles.remove(role, fail_if_used=False)
+
+
+async def _emptied(roles: Roles, role: int) -> None:
+    await roles.update(role, "of eve", ["Datastore.Browse"])
+
+
+async def _replaced(roles: Roles, role: int) -> None:
+    await roles.grant("eve", await roles.add("another", ["Datastore.Browse"]))
+
+
+@pytest.mark.parametrize("take", [_revoked, _removed, _emptied, _replaced])
+async def test_a_console_does_not_outlive_the_role_that_allows_it(
+    bench: Bench, take: Callable[[Roles, int], Awaitable[None]]
+) -> None:
+    eve, vm = await bench.another("eve", Role.READ_ONLY)
+    roles = watched(bench)
+    role = await roles.add("of eve", LOOKS)
+    await roles.grant("eve", role)
+    unused = (await bench.ticket(vm=vm)).url
+    async with await bench.dial((await bench.ticket(vm=vm)).url) as client, await bench.dial() as other:
+        assert await client.recv() == await other.recv() == HELLO
+        await roles.update(role, "renamed", [*LOOKS, "Datastore.Browse"])
+        await bench.screen.next()
+        _, writer = await bench.screen.next()
+        await take(roles, role)
+        with pytest.raises(ConnectionClosed) as closed:
+            await asyncio.wait_for(client.recv(), 10)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1008
+        writer.write(b"there")
+        assert await asyncio.wait_for(other.recv(), 10) == b"there", "root's own goes on"
+    assert (await bench.refused(unused))[0] == 403
+    await asyncio.to_thread(eve._stub.DropConnections)
+
+
+async def test_no_log_tells_a_ticket_or_what_is_typed(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    tickets = [await bench.ticket() for _ in range(2)]
+    await bench.refused(tickets[0].url, subprotocols=[Subprotocol("uint8utf8")])
+    async with await bench.dial(tickets[1].url) as client:
+        reader, _ = await bench.screen.next()
+        await client.send(b"hush-hush")
+        assert await reader.readexactly(9) == b"hush-hush"
+    said = "".join(record.getMessage() for record in caplog.records if record.name != "websockets.client")
+    assert not [ticket for ticket in tickets if ticket.ticket in said]
+    assert "hush" not in said
 
 
 async def test_a_display_that_does_not_answer_is_told(bench: Bench, state_dir: Path) -> None:

@@ -7,6 +7,9 @@ who reads nothing.
 
 from __future__ import annotations
 
+import logging
+from typing import Any
+
 import structlog
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.exceptions import InvalidState
@@ -21,6 +24,13 @@ PING_S, PONG_S = 20.0, 60.0
 
 class WebSocket(WebSocketsSansIOProtocol):
     """Handed its connection by the HTTP protocol, with the request that asked for it."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        # Uvicorn tells whole paths at INFO, and so tickets; websockets at DEBUG each frame, and so what is typed.
+        self.logger = self.conn.logger = logging.getLogger("uvicorn.websocket")
+        self.logger.setLevel(logging.WARNING)
+        self.conn.debug = False
 
     def data_received(self, data: bytes) -> None:
         try:

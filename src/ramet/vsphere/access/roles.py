@@ -6,6 +6,7 @@
     roles.may(session, "VirtualMachine.Interact.PowerOn") -> bool
     await roles.add(name, privileges) / .update(role_id, name, privileges) / .remove(role_id)
     await roles.grant("eve", role_id) / roles.revoke("eve")
+    stop = roles.watch(changed)                  # called after each change of what somebody may
 
 A user has one role, everywhere. A role of this host is the user's own; one that a client has defined is kept beside it,
 until somebody says `ramet user role` of that user, or the role is removed: then it is gone for good. The number of a
@@ -15,7 +16,8 @@ role is never given again, as what remembers the old role would mean the new one
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -101,6 +103,7 @@ class Roles:
         self._grants: dict[str, Grant] = {}
         self._next = _FIRST_CUSTOM
         self._changing = asyncio.Lock()
+        self._watching: list[Callable[[], None]] = []
 
     async def load(self) -> None:
         """What was defined before. A record that is not valid is passed over: it allows nothing."""
@@ -179,6 +182,22 @@ class Roles:
 
     # -- changes -----------------------------------------------------------------------------------------------------
 
+    def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
+        """`changed` is called when a role that somebody may have was changed, given or taken here. Call what is
+        returned to end it."""
+        self._watching.append(changed)
+        return lambda: self._watching.remove(changed)
+
+    @asynccontextmanager
+    async def _change(self) -> AsyncIterator[None]:
+        """One at a time. It is told also when it was broken off: half of it may be done."""
+        async with self._changing:
+            try:
+                yield
+            finally:
+                for changed in self._watching:
+                    changed()
+
     async def add(self, name: str, privileges: Iterable[str]) -> int:
         """InvalidName, AlreadyExists; NotFound for a privilege that there is not."""
         async with self._changing:
@@ -194,7 +213,7 @@ class Roles:
         return number
 
     async def update(self, role_id: int, name: str, privileges: Iterable[str]) -> None:
-        async with self._changing:
+        async with self._change():
             self._changeable(role_id)
             self._check_name(name, role_id)
             role = CustomRole(role_id=role_id, name=name, privileges=_checked(privileges))
@@ -203,7 +222,7 @@ class Roles:
 
     async def remove(self, role_id: int, fail_if_used: bool) -> None:
         """Whoever has it is what they are on this host, from then on. The grants go first: none outlives its role."""
-        async with self._changing:
+        async with self._change():
             self._changeable(role_id)
             if fail_if_used and any(role.role_id == role_id for _, role in self.holders()):
                 raise fault(vim.fault.RemoveFailed, "The role is somebody's.")
@@ -214,7 +233,7 @@ class Roles:
 
     async def grant(self, name: str, role_id: int) -> None:
         """UserNotFound, NotFound; a StateError for the last administrator's."""
-        async with self._changing:
+        async with self._change():
             await self._grant(name, role_id)
 
     async def _grant(self, name: str, role_id: int) -> None:
@@ -242,7 +261,7 @@ class Roles:
 
     async def revoke(self, name: str) -> None:
         """Back to the role that the user has on this host."""
-        async with self._changing:
+        async with self._change():
             await self._revoke(name)
 
     async def _revoke(self, name: str) -> None:

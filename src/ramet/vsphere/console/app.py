@@ -36,7 +36,7 @@ CLOSE_S = 5.0
 _MOST_NAMED = 128
 _POLICY = 1008
 _NO_TICKET = "The ticket is not good: one is good once, for 30 seconds, and while the session lasts that asked for it."
-_NO_PROTOCOL = "A console speaks the subprotocol 'binary', or none."
+_NO_PROTOCOL = "A console speaks the subprotocol 'binary', or none: ask for another ticket."
 
 
 def url_of(host: str, port: int, secret: str) -> str:
@@ -69,14 +69,15 @@ async def _visit(world: World, scope: Message, receive: Receive, send: Send) -> 
     """From the client's first word to the last. ConnectionError when it goes before there was a console."""
     await receive()  # 'websocket.connect'
     subprotocols = scope.get("subprotocols") or []
-    if subprotocols and BINARY not in subprotocols:
-        await _refuse(send, 400, _NO_PROTOCOL)
-        return
     consoles, peer = world.part(Consoles), (scope.get("client") or ("",))[0]
+    # First of all: whatever comes of it, the address, which others may have seen by now, is good for nothing more.
     grant = consoles.redeem(scope["path"].removeprefix(f"{PATH}/")[:_MOST_NAMED])
     if grant is None:
         world.host.access.audit.note("console.open", via="vsphere", peer=peer, result="InvalidTicket")
         await _refuse(send, 403, _NO_TICKET)
+        return
+    if subprotocols and BINARY not in subprotocols:
+        await _refuse(send, 400, _NO_PROTOCOL)
         return
     with contextlib.ExitStack() as stack:
         try:

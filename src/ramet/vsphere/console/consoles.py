@@ -1,12 +1,13 @@
 """Tickets to consoles, and the consoles that are open.
 
     consoles = world.part(Consoles)
-    consoles.ticket("4f2a…", call) -> secret         # CapacityError when too many are open
-    consoles.redeem(secret) -> Grant or None         # once, within 30 s, while its session lasts
+    consoles.ticket(mo, "4f2a…", call) -> secret
+    consoles.redeem(secret) -> Grant or None         # once, within 30 s, while its session lasts and its user may
     with consoles.place(grant) as gone: …            # CapacityError; `gone` is set when this one has to end
 
 A console that is open goes on when its session ends, as in the original: scripts ask for a ticket, log out and hand it
-to a browser that came in time. It ends when its user is removed, or has another password or role.
+to a browser that came in time. It ends when its user is removed, has another password or role, or a role that allows
+no consoles any more.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from ramet.errors import CapacityError
+from ramet.vsphere.access.roles import Roles, has
 from ramet.vsphere.core.calls import Call, Session
 from ramet.vsphere.core.objects import Mo
 from ramet.vsphere.core.world import World
@@ -24,9 +26,12 @@ from ramet.vsphere.machine.tickets import Tickets
 
 PATH = "/ticket"
 PURPOSE = "console"
+PRIVILEGE = "VirtualMachine.Interact.ConsoleInteract"
 TICKET_S = 30.0
 MOST = 64
 """Of a host: each holds a connection and some hundred KiB."""
+MOST_EACH = 16
+"""Of a user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +46,9 @@ class Grant:
 class Consoles:
     """One a world; made by `opened`."""
 
-    def __init__(self, tickets: Tickets) -> None:
+    def __init__(self, tickets: Tickets, roles: Roles) -> None:
         self._tickets = tickets
+        self._roles = roles
         self._open: dict[asyncio.Event, str] = {}
         """What ends each console, and its user's name."""
 
@@ -53,14 +59,17 @@ class Consoles:
     def redeem(self, secret: str) -> Grant | None:
         found = self._tickets.redeem(PURPOSE, secret)
         grant = found.what if found is not None else None
-        return grant if isinstance(grant, Grant) and not grant.session.is_over else None
+        return grant if isinstance(grant, Grant) and grant.session.may(PRIVILEGE) else None
 
     @contextmanager
     def place(self, grant: Grant) -> Iterator[asyncio.Event]:
+        name = grant.session.user_name
         if len(self._open) >= MOST:
             raise CapacityError(f"{MOST} consoles are open already.", hint="Close one of them.")
+        if list(self._open.values()).count(name) >= MOST_EACH:
+            raise CapacityError(f"{MOST_EACH} consoles of {name!r} are open already.", hint="Close one of them.")
         gone = asyncio.Event()
-        self._open[gone] = grant.session.user_name
+        self._open[gone] = name
         try:
             yield gone
         finally:
@@ -69,6 +78,13 @@ class Consoles:
     def end_of(self, user_name: str) -> None:
         for gone, name in self._open.items():
             if name == user_name:
+                gone.set()
+
+    def end_of_those_who_may_not(self) -> None:
+        """By the roles as they are now. Their sessions may be over: it is the user who counts."""
+        for gone, name in self._open.items():
+            role = self._roles.of_user(name)
+            if role is None or not has(role, PRIVILEGE):
                 gone.set()
 
     def end_all(self) -> None:
@@ -82,10 +98,12 @@ class Consoles:
 @asynccontextmanager
 async def opened(world: World) -> AsyncIterator[None]:
     """world.part(Consoles), until the end of the block."""
-    consoles = world.parts[Consoles] = Consoles(world.part(Tickets))
-    stop = world.host.access.users.watch(consoles.end_of)
+    roles = world.part(Roles)
+    consoles = world.parts[Consoles] = Consoles(world.part(Tickets), roles)
+    stops = [world.host.access.users.watch(consoles.end_of), roles.watch(consoles.end_of_those_who_may_not)]
     try:
         yield
     finally:
-        stop()
+        for stop in stops:
+            stop()
         consoles.end_all()
