@@ -78,6 +78,46 @@ async def test_a_task_says_what_it_does_for_whom_and_how_it_ended(host: Host, wo
     assert info.queueTime <= info.startTime <= info.completeTime
 
 
+async def test_progress_is_told_now_and_then_and_an_end_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits asks for all of the task again at every change, and would hear of its end that much later."""
+    monkeypatch.setattr("ramet.vsphere.tasks.desk.PROGRESS_S", 3600.0)
+    stepped, go = asyncio.Event(), asyncio.Event()
+
+    async def work(handle: TaskHandle) -> None:
+        for percent in range(1, 100):
+            handle.progress(percent)
+            await asyncio.sleep(0)
+        stepped.set()
+        await go.wait()
+
+    reference = await begin(world, work)
+    told: list[str] = []
+    with world.updates.watch(lambda moid, *_: told.append(moid) is not None):
+        await stepped.wait()
+        assert told.count(reference._moId) == 0
+        go.set()
+        assert (await ended(world, reference)).state == "success"
+        assert told.count(reference._moId) <= 2
+
+
+async def test_progress_is_told(world: World) -> None:
+    go = asyncio.Event()
+
+    async def work(handle: TaskHandle) -> None:
+        await go.wait()
+        handle.progress(40.0)
+        await asyncio.Event().wait()
+
+    reference = await begin(world, work, cancellable=True)
+    with world.updates.watch(lambda moid, *_: moid == reference._moId) as news:
+        news.clear()
+        go.set()
+        async with asyncio.timeout(WAIT_S):
+            while await read_now(world.find(reference._moId), "info.progress") != 40:
+                await news.wait()
+    await world.host.tasks.cancel(ids.task_id(reference._moId))
+
+
 async def test_the_result_belongs_to_the_task(world: World) -> None:
     """It is no success before what follows the work is done; what fails there is the task's failure."""
     go = asyncio.Event()

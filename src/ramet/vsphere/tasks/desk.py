@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 log = structlog.stdlib.get_logger(__name__)
 
 RECENT_S = 600.0
+PROGRESS_S = 0.25
 Result = Callable[[Task], Awaitable[Any]]
 
 
@@ -54,6 +55,8 @@ class Tasks:
         """Faults that works of this surface have ended with, until their tasks' ends are shown."""
         self._of_entity: dict[str, list[str]] = {}
         """Entity -> ids of its tasks, oldest first."""
+        self._later: dict[str, asyncio.TimerHandle] = {}
+        """By task, when those who wait hear of its progress."""
         self._group: asyncio.TaskGroup | None = None
         self.clients = ClientTasks(self)
 
@@ -81,6 +84,9 @@ class Tasks:
 
     def close(self) -> None:
         """Follow the host no more."""
+        for later in self._later.values():
+            later.cancel()
+        self._later.clear()
         watchers = self._world.host.tasks.watchers
         if self._told in watchers:
             watchers.remove(self._told)
@@ -170,9 +176,25 @@ class Tasks:
             self._gone(task_id)
             return
         self._enter(task)
+        if not task.state.is_final:
+            self._touch_soon(task_id)
+            return
+        self._ended(task)
+        shown = self._shown.get(task_id)
+        if shown is None or not shown.finishing:  # else it does not show its end before it has its result
+            self._touch(task_id)
+
+    def _touch_soon(self, task_id: str) -> None:
+        """Progress is told some times a second: clients ask for all of the task again, three or four times, whenever
+        anything of it changes, and would hear of its end that much later."""
+        if task_id not in self._later:
+            self._later[task_id] = asyncio.get_running_loop().call_later(PROGRESS_S, self._touch, task_id)
+
+    def _touch(self, task_id: str) -> None:
+        later = self._later.pop(task_id, None)
+        if later is not None:
+            later.cancel()
         self._world.updates.touch(ids.task_moid(task_id))
-        if task.state.is_final:
-            self._ended(task)
 
     def _enter(self, task: Task) -> None:
         moid = ids.task_moid(task.id)
@@ -201,6 +223,8 @@ class Tasks:
 
     def _gone(self, task_id: str) -> None:
         self._leave(task_id)
+        if task_id in self._later:
+            self._later.pop(task_id).cancel()
         self._shown.pop(task_id, None)
         self._results.pop(task_id, None)
         self._raised.pop(task_id, None)
@@ -231,7 +255,7 @@ class Tasks:
                 raise
         finally:
             shown.finishing = False
-            self._world.updates.touch(ids.task_moid(task.id))
+            self._touch(task.id)
             self._touch_entity(shown.note.entity)
         await self._keep(shown)
 
