@@ -92,7 +92,12 @@ async def test_progress_is_told_now_and_then_and_an_end_at_once(world: World, mo
 
     reference = await begin(world, work)
     told: list[str] = []
-    with world.updates.watch(lambda moid, *_: told.append(moid) is not None):
+
+    def note(moid: str, *_: Any) -> bool:
+        told.append(moid)
+        return False
+
+    with world.updates.watch(note):
         await stepped.wait()
         assert told.count(reference._moId) == 0
         go.set()
@@ -115,7 +120,7 @@ async def test_progress_is_told(world: World) -> None:
         async with asyncio.timeout(WAIT_S):
             while await read_now(world.find(reference._moId), "info.progress") != 40:
                 await news.wait()
-    await world.host.tasks.cancel(ids.task_id(reference._moId))
+    await world.host.tasks.cancel(ids.task_id(reference._moId) or "")
 
 
 async def test_the_result_belongs_to_the_task(world: World) -> None:
