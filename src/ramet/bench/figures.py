@@ -169,6 +169,13 @@ class Figures:
         noise = math.hypot(above.noise, below.noise)
         return Target(name=name, limit=limit, measured=round(measured, 4), noise=round(noise, 4), **more)
 
+    def beyond(self, name: str, over: str, under: str, limit: float, **more: Any) -> Target:
+        """How much more the one median is than the other, in its unit."""
+        above, below = self.of(over), self.of(under)
+        noise = math.hypot(above.noise, below.noise)
+        measured = round(above.median - below.median, 4)
+        return Target(name=name, limit=limit, measured=measured, noise=round(noise, 4), unit=above.unit, **more)
+
     def absolute(self, name: str, what: str, limit: float, **more: Any) -> Target:
         """The median itself, in its unit."""
         found = self.of(what)

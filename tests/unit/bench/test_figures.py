@@ -47,6 +47,14 @@ def test_a_limit_from_below() -> None:
     assert target(0.99).met
 
 
+def test_what_is_beyond_is_the_difference_of_medians() -> None:
+    figures = Figures()
+    figures.add_all("pyVmomi", {"returned": 38.0})
+    figures.add_all("native", {"returned": 24.0})
+    found = figures.beyond("more", "pyVmomi: returned", "native: returned", 20.0)
+    assert (found.measured, found.wanted, found.met) == (14.0, "≤ 20 ms", True)
+
+
 def test_an_absolute_target_has_its_series_unit() -> None:
     figures = Figures()
     figures.add("idle: unique", 3.0, "MiB")
