@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface
 
-from ramet.errors import BusyError, GuestError, RametError, StateError
+from ramet.errors import BusyError, DeadlineError, GuestError, RametError, StateError
 from ramet.guest.identity import apply
 from ramet.machine.lifecycle import Operation, next_state
 from ramet.machine.live import LiveMachine
@@ -67,7 +67,7 @@ async def _give(live: LiveMachine, guard: Guard | None) -> Acknowledgement:
         acknowledgement = await _ask(live, plan)
         reach("identity.acknowledged")
         await _set_guards(live, guard)
-    except (RametError, OSError, TimeoutError) as exc:
+    except (RametError, OSError) as exc:
         await _failed(live, plan, exc)
         raise
     await live.change(identity=Identity(state=IdentityState.ACKNOWLEDGED, plan=plan, acknowledgement=acknowledgement))
@@ -82,11 +82,17 @@ async def _give(live: LiveMachine, guard: Guard | None) -> Acknowledgement:
 
 
 async def _ask(live: LiveMachine, plan: Plan) -> Acknowledgement:
-    async with asyncio.timeout(plan.timeout_s):
-        await live.agent.ping(timeout_s=plan.timeout_s)  # asks anew now and then; what follows is asked once
-        if plan.thaw_file_systems:
-            await live.agent.thaw_file_systems(timeout_s=plan.timeout_s)
-        acknowledgement = await apply(live.agent, plan, entropy=os.urandom(ENTROPY_BYTES), now=time.time)
+    try:
+        async with asyncio.timeout(plan.timeout_s):
+            await live.agent.ping(timeout_s=plan.timeout_s)  # asks anew now and then; what follows is asked once
+            if plan.thaw_file_systems:
+                await live.agent.thaw_file_systems(timeout_s=plan.timeout_s)
+            acknowledgement = await apply(live.agent, plan, entropy=os.urandom(ENTROPY_BYTES), now=time.time)
+    except TimeoutError:
+        raise DeadlineError(
+            f"The guest of {live.name!r} did not acknowledge within {plan.timeout_s:g} s.",
+            hint=f"See its console, then 'ramet vm identify {live.name}'; or allow more with --identity-timeout.",
+        ) from None
     missing = [part.value for part in plan.parts if part not in acknowledgement.done]
     if missing or acknowledgement.generation != plan.generation:
         raise GuestError(
@@ -121,7 +127,7 @@ async def _claim_addresses(live: LiveMachine) -> None:
 
 
 async def _failed(live: LiveMachine, plan: Plan, error: Exception) -> None:
-    problem = str(error) or f"The guest did not acknowledge within {plan.timeout_s:g} s."
+    problem = str(error)
     await live.change(identity=Identity(state=IdentityState.FAILED, plan=plan, problem=problem[:1000]))
     await _close_links(live)  # one that had acknowledged before was asked again, or some of its links are up already
     live.rooms.book.emit("vm.identity-failed", f"{live.name} stays off the network: {problem}", live.vm)

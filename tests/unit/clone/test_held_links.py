@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from ramet.clone.identity import give
-from ramet.errors import BusyError, GuestError
+from ramet.errors import BusyError, DeadlineError, GuestError
 from ramet.machine.hardware import add_nic
 from ramet.machine.live import LiveMachine
 from ramet.machine.power import restore_links
@@ -47,7 +48,7 @@ class FakeLive:
     """What these functions ask of a LiveMachine."""
 
     id, name, identifying = "c1", "clone", False
-    agent = SilentAgent()
+    agent: Any = SilentAgent()
 
     def __init__(self, state: IdentityState, **nic: Any) -> None:
         plan = Plan(hostname="clone")
@@ -79,6 +80,23 @@ async def test_one_that_is_asked_again_and_fails_is_off_the_network_as_its_recor
     assert live.qmp.up == {"net0": False}
     assert live.rooms.networks.cables == {"tap0": None}
     assert not live.identifying
+
+
+class HungAgent:
+    async def ping(self, *, timeout_s: float) -> None:
+        await asyncio.get_running_loop().create_future()
+
+
+async def test_one_that_never_answers_is_told_with_what_to_do() -> None:
+    live = FakeLive(IdentityState.PENDING)
+    live.agent = HungAgent()
+    plan = live.vm.identity.plan
+    assert plan is not None
+    live.vm = live.vm.changed(identity=live.vm.identity.changed(plan=plan.changed(timeout_s=0.05)))
+    with pytest.raises(DeadlineError, match="'clone' did not acknowledge within"):
+        await give(fake(live))
+    assert live.vm.identity.state is IdentityState.FAILED
+    assert "ramet vm identify clone" in live.vm.identity.problem
 
 
 async def test_nobody_asks_a_guest_that_is_being_asked() -> None:
