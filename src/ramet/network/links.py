@@ -11,10 +11,12 @@ import errno
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from pyroute2 import IPRoute  # type: ignore[import-untyped]
 from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-untyped]
+
+_NUD_REACHABLE: Final = 0x02  # linux/neighbour.h
 
 
 @dataclass(frozen=True)
@@ -159,9 +161,10 @@ class Links:
             self._ip.addr("del", index=self.index(name), address=host, prefixlen=int(prefix))
 
     def neighbours(self) -> dict[str, str]:
-        """MAC -> IPv4 address, of everybody the namespace has spoken with lately."""
+        """MAC -> IPv4 address, of everybody the namespace has spoken with lately: of several the one that answers."""
         with _os_errors():
-            found = [(m.get_attr("NDA_LLADDR"), m.get_attr("NDA_DST")) for m in self._ip.get_neighbours(family=2)]
+            entries = sorted(self._ip.get_neighbours(family=2), key=lambda m: bool(m["state"] & _NUD_REACHABLE))
+        found = [(m.get_attr("NDA_LLADDR"), m.get_attr("NDA_DST")) for m in entries]
         return {str(mac): str(address) for mac, address in found if mac and address}
 
 

@@ -361,6 +361,11 @@ class Networks:
         async with self._changing:
             await self._reservations.claim(self._group(network), claims)
 
+    async def settle_address(self, network: str, mac: str) -> None:
+        """A guest has set the address that was claimed for it: a lease of another is given back. Idempotent."""
+        async with self._changing:
+            await self._reservations.settle(self._group(network), mac)
+
     async def release(self, mac: str) -> None:
         """Give the leases and reservations of a MAC back, when its VM is removed; idempotent.
 

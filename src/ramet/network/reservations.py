@@ -53,6 +53,12 @@ class Reservations:
         if not inside.items() <= present.items():
             await self.replace(group, {**present, **inside})
 
+    async def settle(self, group: Network, mac: str) -> None:
+        """A guest has set what is reserved for it: what it had leased before is given back."""
+        reserved = self._ledger.reservations(group.name).get(mac)
+        if reserved is not None and (await self.leased(group)).get(mac, reserved) != reserved:
+            await self._dhcp.release(group, mac)
+
     async def release(self, group: Network, mac: str) -> None:
         """Give back what the group has for this MAC, its lease too; idempotent."""
         await self._dhcp.release(group, mac)

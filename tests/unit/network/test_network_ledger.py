@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import shutil
 import tempfile
@@ -182,3 +183,23 @@ async def test_dnsmasq_and_the_ledger_never_give_an_address_twice(tmp_path: Path
             with pytest.raises(UsageError):
                 await lab.networks.claim_addresses("a", {MACS[0]: wrong})
         await lab.networks.claim_addresses("a", {MACS[0]: "10.98.0.4"})  # nobody is given what lies outside
+
+
+@needs_privilege
+async def test_who_sets_an_address_by_hand_gives_back_what_was_leased(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.networks.ensure(Network(name="a", cidr="10.99.0.0/24", dhcp=True))
+        guest = await lab.guest("a")
+        mac = await guest.mac()
+        leased = (await guest.dhcp())["ip"]
+        other = "10.99.0.9" if leased != "10.99.0.9" else "10.99.0.10"
+        await lab.networks.claim_addresses("a", {mac: leased})
+        await lab.networks.settle_address("a", mac)
+        await lab.networks.claim_addresses("a", {mac: other})
+        assert (await lab.networks.leases("a"))[mac].address == leased, "it is the guest's until it has set another"
+        await lab.networks.settle_address("a", mac)
+        for _ in range(200):  # dnsmasq writes it down when it has read the message
+            if not await lab.networks.leases("a"):
+                break
+            await asyncio.sleep(0.05)
+        assert await lab.networks.leases("a") == {}
