@@ -16,6 +16,7 @@ from ramet.errors import DeadlineError, RametError
 from ramet.host.copies import read_copies
 from ramet.machine.steps import (
     CLONE_STEPS,
+    COPY_STEPS,
     FREEZE_STEPS,
     FROZEN_CLONE_STEPS,
     IDENTITY_STEPS,
@@ -23,7 +24,7 @@ from ramet.machine.steps import (
     ZYGOTE_STEPS,
 )
 from ramet.model.identity import IdentityState
-from ramet.model.requests import BuildImage, CloneVm, CreateVm, DiskRequest, NicRequest
+from ramet.model.requests import BuildImage, CloneVm, CopyVm, CreateVm, DiskRequest, NicRequest
 from tests.guest.daemon_kit import Daemon, finish, inventory_is_true, is_whole, own_daemon, sh, until, until_killed
 
 
@@ -62,6 +63,26 @@ def remove_clones(client: Client) -> None:
     for vm in client.list_vms():
         if vm.name != "source":
             finish(client, client.remove_vm(vm.name, force=True))
+
+
+@pytest.mark.parametrize("linked", [True, False])
+@pytest.mark.parametrize("step", [*COPY_STEPS, "clone.stopped", "clone.taken"])
+def test_killed_while_copying_the_disks_of_a_running_vm(daemon: Daemon, step: str, linked: bool) -> None:
+    """The stun of a copy goes by the steps of a clone's."""
+    client = daemon.start(kill_at=step)
+    sh(client, "source", "echo 7 > /d/n; sync")
+    with pytest.raises(RametError):
+        until_killed(client, client.copy_vm("source", CopyVm(name="copy", linked=linked)))
+    daemon.wait_killed()
+    client = daemon.start()
+    is_whole(client, "source")
+    inventory_is_true(client, daemon, {"source", "copy"})
+    assert ("copy" in {vm.name for vm in client.list_vms()}) is (step == "copy.recorded")
+    remove_clones(client)
+    finish(client, client.copy_vm("source", CopyVm(name="copy", linked=linked)))
+    remove_clones(client)
+    inventory_is_true(client, daemon, {"source"})
+    daemon.stop()
 
 
 @pytest.mark.parametrize("step", CLONE_STEPS)

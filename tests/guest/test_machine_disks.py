@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from ramet.errors import ConflictError, NotFoundError, StateError, UnsupportedError, UsageError
+from ramet.errors import CapacityError, ConflictError, NotFoundError, StateError, UnsupportedError, UsageError
 from ramet.host.selftest import finish
 from ramet.host.service import Host
-from ramet.model.requests import AddDisk, DiskRequest, ExportDisk, GrowDisk, StopVm
+from ramet.machine import steps
+from ramet.model.machine import VmState
+from ramet.model.requests import AddDisk, CopyVm, DiskRequest, ExportDisk, GrowDisk, StopVm
 from ramet.model.units import MIB
+from ramet.storage.flatten import flatten
 from tests.guest.conftest import BOOT_TIMEOUT_S, Guests
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -103,6 +108,96 @@ async def test_disks_of_a_frozen_vm_are_exported_as_they_were(
         await export(host, "ice", "disk0", tmp_path / "nowhere" / "file", "raw")
     await guests.clone("ice", "thawed")
     assert await guests.sh("thawed", GOES_ON) == ""
+
+
+async def copy(host: Host, source: str, name: str, *, linked: bool) -> None:
+    await finish(host, await host.copy_vm(source, CopyVm(name=name, linked=linked)))
+
+
+@pytest.mark.parametrize("linked", [True, False])
+async def test_a_copy_of_one_that_runs_has_all_disks_as_at_one_instant(
+    host: Host, guests: Guests, ark: str, tmp_path: Path, linked: bool
+) -> None:
+    try:
+        await copy(host, ark, "copy", linked=linked)
+        made = await host.show_vm("copy")
+        assert made.state is VmState.OFF
+        assert await guests.sh(ark, GOES_ON) == ""
+        counts = [first_count(await export(host, "copy", f"disk{n}", tmp_path / str(n), "raw")) for n in range(3)]
+        assert counts[0] > 0
+        assert counts == sorted(counts, reverse=True)
+        assert counts[0] - counts[2] in (0, 1)
+        shared = {layer.id for disk in made.disks for layer in disk.chain}
+        shared &= {layer.id for disk in (await host.show_vm(ark)).disks for layer in disk.chain}
+        assert bool(shared) is linked
+        await finish(host, await host.start_vm("copy"))
+        await host.wait_agent("copy", BOOT_TIMEOUT_S)
+        assert await guests.sh("copy", "dd if=/dev/vda bs=512 count=1 2>/dev/null") == f"{counts[0]:0512d}"
+    finally:
+        await guests.remove("copy")
+
+
+async def test_nobody_waits_while_the_disks_of_one_that_runs_are_copied(
+    host: Host, guests: Guests, ark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on = asyncio.Event()
+
+    async def flatten_later(*args: Any, **options: Any) -> Any:
+        await goes_on.wait()
+        return await flatten(*args, **options)
+
+    monkeypatch.setattr("ramet.host.copying.flatten", flatten_later)
+    task = await host.copy_vm(ark, CopyVm(name="copy", linked=False))
+    try:
+        await guests.clone(ark, "meanwhile")
+        assert await guests.sh("meanwhile", GOES_ON) == ""
+        await host.floor.collect_layers()
+        assert not host.tasks.get(task.id).state.is_final
+        goes_on.set()
+        await finish(host, task)
+        counts = [first_count(await export(host, "copy", f"disk{n}", tmp_path / str(n), "raw")) for n in range(3)]
+        assert counts[0] - counts[2] in (0, 1)
+    finally:
+        goes_on.set()
+        await host.tasks.wait(task.id, 60.0)
+        await guests.remove("copy")
+
+
+async def test_copies_of_a_frozen_vm_have_the_disks_of_its_instant(
+    host: Host, guests: Guests, ark: str, tmp_path: Path
+) -> None:
+    await guests.clone(ark, "still")
+    await finish(host, await host.freeze_vm("still"))
+    before = await export(host, "still", "disk0", tmp_path / "before", "raw")
+    try:
+        for name, linked in (("thin", True), ("thick", False)):
+            await copy(host, "still", name, linked=linked)
+            assert same_content(await export(host, name, "disk0", tmp_path / name, "raw"), before)
+        assert (await host.show_vm("still")).state is VmState.FROZEN
+        await guests.clone("still", "warm")
+        assert await guests.sh("warm", GOES_ON) == ""
+    finally:
+        for name in ("thin", "thick"):
+            await guests.remove(name)
+
+
+@pytest.mark.parametrize("linked", [True, False])
+@pytest.mark.parametrize("step", steps.COPY_STEPS)
+async def test_a_copy_of_one_that_runs_that_fails_leaves_it_running_and_nothing_else(
+    host: Host, guests: Guests, ark: str, step: str, linked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(reached: str) -> None:
+        if reached == step:
+            raise CapacityError("The disk is full.")
+
+    monkeypatch.setattr(steps, "inject", fail)
+    with pytest.raises(CapacityError):
+        await copy(host, ark, "copy", linked=linked)
+    monkeypatch.setattr(steps, "inject", None)
+    assert await guests.sh(ark, GOES_ON) == ""
+    vms = await host.list_vms()
+    assert "copy" not in {vm.name for vm in vms}
+    assert layers_of(host) == {f"{layer.id}.qcow2" for vm in vms for disk in vm.disks for layer in disk.chain}
 
 
 async def test_a_guest_sees_its_disk_grow(host: Host, guests: Guests, ark: str) -> None:

@@ -49,6 +49,7 @@ from ramet.model.requests import (
     ImportImage,
     NicChange,
     NicRequest,
+    RegisterVm,
     StopVm,
 )
 from ramet.model.sharing import PageSharing, PageSharingView, SetPageSharing
@@ -109,11 +110,11 @@ class Client(AccessCalls):
         return self._call(Task, "POST", "/v1/vms", request)
 
     def copy_vm(self, ref: str, request: CopyVm) -> Task:
-        """Of a VM that is off. The task's result has the copy's id."""
+        """The copy is off. The task's result has its id."""
         return self._call(Task, "POST", _vm(ref, "copy"), request)
 
-    def list_vms(self) -> list[VmView]:
-        return self._list(VmView, "/v1/vms")
+    def list_vms(self, *, unregistered: bool = False) -> list[VmView]:
+        return self._list(VmView, "/v1/vms?unregistered=true" if unregistered else "/v1/vms")
 
     def show_vm(self, ref: str) -> VmView:
         return self._call(VmView, "GET", _vm(ref))
@@ -144,6 +145,13 @@ class Client(AccessCalls):
 
     def remove_vm(self, ref: str, force: bool = False) -> Task:
         return self._call(Task, "DELETE", _vm(ref), query={"force": force})
+
+    def unregister_vm(self, ref: str) -> None:
+        """Of a VM that is off; `list_vms(unregistered=True)` has it then."""
+        self._wire.json("POST", _vm(ref, "unregister"))
+
+    def register_vm(self, request: RegisterVm) -> VmView:
+        return self._call(VmView, "POST", "/v1/vms/register", request)
 
     def clone_vm(self, ref: str, request: CloneVm) -> Task:
         """All clones of one instant; see `clone_results` for the task's result. For a dry run: `forecast_clone`."""

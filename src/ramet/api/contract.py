@@ -34,6 +34,7 @@ from ramet.model.requests import (
     ImportImage,
     NicChange,
     NicRequest,
+    RegisterVm,
     StopVm,
 )
 from ramet.model.sharing import PageSharingView, SetPageSharing
@@ -110,7 +111,7 @@ class Host(Protocol):
 
     async def copy_vm(self, ref: str, request: CopyVm, by_uid: int | None, /) -> Task: ...
 
-    async def list_vms(self) -> list[VmView]: ...
+    async def list_vms(self, unregistered: bool, /) -> list[VmView]: ...
 
     async def show_vm(self, ref: str, /) -> VmView: ...
 
@@ -131,6 +132,10 @@ class Host(Protocol):
     async def change_vm(self, ref: str, request: ChangeVm, /) -> VmView: ...
 
     async def remove_vm(self, ref: str, force: bool, /) -> Task: ...
+
+    async def unregister_vm(self, ref: str, /) -> None: ...
+
+    async def register_vm(self, request: RegisterVm, /) -> VmView: ...
 
     async def clone_vm(self, ref: str, request: CloneVm, by_uid: int | None, /) -> Task:
         """The task's result is a list of `CloneResult`."""

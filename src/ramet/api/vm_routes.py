@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse
 
 from ramet.api.edge import HostDep, UidDep
 from ramet.model.host import Task
-from ramet.model.requests import ChangeVm, CloneVm, CopyVm, CreateVm, StopVm
+from ramet.model.requests import ChangeVm, CloneVm, CopyVm, CreateVm, RegisterVm, StopVm
 from ramet.model.views import CloneForecast, VmView
 
 router = APIRouter(prefix="/v1/vms", tags=["vms"])
@@ -23,9 +23,11 @@ async def create_vm(request: CreateVm, host: HostDep, uid: UidDep) -> Task:
 
 
 @router.get("", operation_id="list_vms", summary="List VMs")
-async def list_vms(host: HostDep) -> list[VmView]:
+async def list_vms(
+    host: HostDep, unregistered: bool = Query(False, description="Those that were unregistered, and no others.")
+) -> list[VmView]:
     """All VMs, by name."""
-    return await host.list_vms()
+    return await host.list_vms(unregistered)
 
 
 @router.get("/{ref}", operation_id="show_vm", summary="Show a VM")
@@ -48,11 +50,24 @@ async def remove_vm(
     return await host.remove_vm(ref, force)
 
 
-@router.post("/{ref}/copy", status_code=202, operation_id="copy_vm", summary="Copy a VM that is off")
+@router.post("/{ref}/unregister", status_code=204, operation_id="unregister_vm", summary="Unregister a VM")
+async def unregister_vm(ref: str, host: HostDep) -> None:
+    """Take a VM that is off out of the inventory. All of it is kept, and its name is free for others."""
+    await host.unregister_vm(ref)
+
+
+@router.post("/register", operation_id="register_vm", summary="Register a VM again")
+async def register_vm(request: RegisterVm, host: HostDep) -> VmView:
+    """Put back what was unregistered, as it was. Needs its name, or the one that is given, to be free."""
+    return await host.register_vm(request)
+
+
+@router.post("/{ref}/copy", status_code=202, operation_id="copy_vm", summary="Copy a VM's disks to another VM")
 async def copy_vm(ref: str, request: CopyVm, host: HostDep, uid: UidDep) -> Task:
     """Another machine with the same disks: linked, or with a copy of them. The task's result has its `id`.
 
-    Needs the VM to be off, and a free name. On failure nothing is left of the copy.
+    The VM is off, running or frozen. One that is on goes on, and the disks are as at one instant. The copy is off.
+    Needs a free name. On failure nothing is left of the copy.
     """
     return await host.copy_vm(ref, request, uid)
 

@@ -130,7 +130,10 @@ def copy(
     set_: Set = None,
     start: Annotated[bool, typer.Option("--start", help="Start it at once.")] = False,
 ) -> None:
-    """Make another VM with the disks of one that is off. One that runs is cloned: 'ramet clone'."""
+    """Make another VM, that is off, with the disks of one.
+
+    Of one that runs they are as after a power cut, and it goes on. 'ramet clone' clones it with its memory.
+    """
     from ramet.cli import parsing
     from ramet.model.requests import CopyVm
 
@@ -140,11 +143,14 @@ def copy(
 
 
 @command(app, "ls", examples=("ramet vm ls", "ramet vm ls --json", "ramet vm ls -q    # names alone"))
-def ls(session: Session) -> None:
+def ls(
+    session: Session,
+    unregistered: Annotated[bool, typer.Option("--unregistered", help="Those that were unregistered.")] = False,
+) -> None:
     """List all VMs: state, size, memory they really use, address, and what they were made from."""
     from ramet.cli import render
 
-    vms = session.client.list_vms()
+    vms = session.client.list_vms(unregistered=unregistered)
     session.show(vms, lambda: render.vm_list(session.out, vms))
 
 
@@ -315,6 +321,37 @@ def rm(
         return {"removed": ref}
 
     run_all(session, vm, remove)
+
+
+@command(app, "unregister", examples=("ramet vm unregister web",))
+def unregister(session: Session, vm: Vms) -> None:
+    """Take VMs that are off out of the inventory, and keep them: 'ramet vm register' puts them back.
+
+    Their names are free for others.
+    """
+    from ramet.cli.session import run_all
+
+    def one(ref: str) -> dict[str, str]:
+        view = session.client.show_vm(session.vm(ref))
+        session.client.unregister_vm(view.id)
+        session.out.say(Cell(ref, "bold"), " unregistered", Cell(f"  {view.id}", "dim"))
+        return {"unregistered": ref, "id": view.id}
+
+    run_all(session, vm, one)
+
+
+@command(app, "register", examples=("ramet vm register web", "ramet vm register 3f00a1b2c2ba --name old-web"))
+def register(
+    session: Session,
+    vm: Annotated[str, typer.Argument(metavar="VM", help="As 'ramet vm ls --unregistered' lists it, or its id.")],
+    name: Annotated[str | None, typer.Option("--name", help="Instead of the one it had.")] = None,
+) -> None:
+    """Put a VM back that was unregistered."""
+    from ramet.cli import parsing
+    from ramet.model.requests import RegisterVm
+
+    view = session.client.register_vm(parsing.request(RegisterVm, {"ref": vm, "name": name}))
+    _answer(session, view.name, "registered")
 
 
 def _each(session: Session, refs: list[str], done: str, act: object) -> None:

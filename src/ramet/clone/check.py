@@ -17,7 +17,7 @@ from ramet.model.identity import DHCP, KEEP, Identity
 from ramet.model.machine import USER_NETWORK, Machine, Nic
 from ramet.model.requests import CloneVm, NicChange
 from ramet.model.trying import TRY_MARK
-from ramet.model.units import MIB, format_bytes, new_id, new_mac
+from ramet.model.units import MIB, format_bytes, new_mac
 from ramet.model.views import CloneForecast
 from ramet.network.fences import placement
 
@@ -84,7 +84,7 @@ def check(live: LiveMachine, request: CloneVm, is_taken: Callable[[str], bool], 
         check_bound(forecast, request.max_stun_ms, live.name)
     return Order(
         machines=machines,
-        vm_ids=tuple(new_id() for _ in machines),
+        vm_ids=tuple(live.rooms.book.new_vm_id() for _ in machines),
         identities=identities,
         request=request,
         workflow="frozen" if live.vm.frozen else "live",

@@ -66,6 +66,7 @@ async def _give(live: LiveMachine, guard: Guard | None) -> Acknowledgement:
         await _claim_addresses(live)
         acknowledgement = await _ask(live, plan)
         reach("identity.acknowledged")
+        await _settle_addresses(live)
         await _set_guards(live, guard)
     except (RametError, OSError) as exc:
         await _failed(live, plan, exc)
@@ -124,6 +125,13 @@ async def _claim_addresses(live: LiveMachine) -> None:
     """What is set by hand must not be leased to anybody else. ConflictError when it is somebody's."""
     for network, mac, address in set_by_hand(live):
         await live.rooms.networks.claim_addresses(network, {mac: address})
+
+
+async def _settle_addresses(live: LiveMachine) -> None:
+    """What the guest had leased until now is anybody's. Where that cannot be told it ends with its time."""
+    for network, mac, _ in set_by_hand(live):
+        with contextlib.suppress(RametError, OSError):
+            await live.rooms.networks.settle_address(network, mac)
 
 
 async def _failed(live: LiveMachine, plan: Plan, error: Exception) -> None:

@@ -13,6 +13,8 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
 from ramet.errors import RametError
 from ramet.hypervisor.blocknodes import format_node
@@ -24,6 +26,10 @@ from ramet.machine.lifecycle import Happening
 from ramet.machine.live import LiveMachine
 from ramet.machine.steps import reach
 from ramet.model.machine import Disk, Stun
+
+_FLUSH_ROUNDS: Final = 4
+_SHORT_FLUSH_S: Final = 0.01
+"""What a stun can afford. A disk that was busy writes back in hundreds of milliseconds, then in a few."""
 
 
 @dataclass(frozen=True)
@@ -210,17 +216,29 @@ def _plan(
 
 
 async def _flush(live: LiveMachine, turns: tuple[DiskTurn, ...]) -> None:
-    """Write dirty data back now: `stop` flushes every disk, and with a dirty one that would be seconds of stun."""
+    """Write dirty data back now: `stop` flushes every disk, and with a dirty one that would be seconds of stun.
+
+    Again where it took long, for the guest went on writing: what is left for the stun is what the last round left.
+    """
+    paths = [live.rooms.layers.path(turn.disk.layer) for turn in turns]
 
     def flush() -> None:
-        for turn in turns:
-            fd = os.open(live.rooms.layers.path(turn.disk.layer), os.O_RDONLY)
-            try:
-                os.fdatasync(fd)
-            finally:
-                os.close(fd)
+        for _ in range(_FLUSH_ROUNDS):
+            began = time.monotonic()
+            for path in paths:
+                _write_back(path)
+            if time.monotonic() - began <= _SHORT_FLUSH_S:
+                return
 
     await asyncio.to_thread(flush)
+
+
+def _write_back(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fdatasync(fd)
+    finally:
+        os.close(fd)
 
 
 @contextlib.asynccontextmanager

@@ -30,7 +30,7 @@ from ramet.machine.wiring import attach_nic
 from ramet.model.identity import Identity
 from ramet.model.machine import Machine, Moment, Vm, VmState
 from ramet.model.requests import CloneVm
-from ramet.model.units import new_id, new_mac
+from ramet.model.units import new_mac
 
 _KEPT = frozenset({"id", "state", "process", "generation", "machine", "identity", "pool_of"})
 """Fields of a member's record that the asker's do not simply replace."""
@@ -49,7 +49,7 @@ async def grow(source: LiveMachine, moment: Moment) -> LiveMachine:
 
     The caller holds the source's lock (a shared 'clone').
     """
-    member_id = new_id()
+    member_id = source.rooms.book.new_vm_id()
     layers = [overlay_id(member_id, disk) for disk in source.vm.machine.disks]
     async with source.rooms.book.operation("pool", source.id, {"clones": [member_id], "layers": layers}):
         reach("pool.journalled")

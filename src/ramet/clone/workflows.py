@@ -151,6 +151,23 @@ async def clone_frozen(
         return harvest
 
 
+async def disks_now(live: LiveMachine, moment_id: str) -> dict[str, str]:
+    """Disk id -> the layer that holds what a running VM has on it now, as after a power cut; immutable from then on.
+
+    The VM goes on with overlays after one stun, in which nothing is forked. The caller's journal names them.
+    """
+    try:
+        taken = await _disks_now(live, moment_id, trust_pristine=True)
+    except StaleVerdict:
+        taken = await _disks_now(live, moment_id, trust_pristine=False)
+    await blocks.seal(live)
+    return taken.layers
+
+
+async def _disks_now(live: LiveMachine, moment_id: str, *, trust_pristine: bool) -> Taken:
+    return await moments.take(live, moments.plan_turns(live, moment_id, trust_pristine=trust_pristine), [], hold=False)
+
+
 async def freeze(live: LiveMachine) -> Moment:
     """Hold a running VM at this instant. On failure it runs on, and the guest's call says why."""
     next_state(live.vm.state, Operation.FREEZE, name=live.name)

@@ -35,6 +35,7 @@ _RIGHT_NS = 5_000_000
 _ENOUGH_NS = 20_000_000
 """A measurement that is this good is not repeated: far below what a clock may be wrong by."""
 _MEASUREMENTS = 6
+_CORRECTIONS = 3
 _MAX_BYTES = 64 * 1024
 _MAX_LINES = 400
 _MAX_TEXT = 500
@@ -170,9 +171,14 @@ async def _clock_offset(agent: Agent, now: Callable[[], float]) -> _Offset:
 
 
 async def _verify_clock(agent: Agent, plan: Plan, entropy: bytes, now: Callable[[], float]) -> float:
-    """The guest's error in ms, after one more try if it is too large."""
+    """The guest's error in ms, after a few more tries if it is too large.
+
+    On a host with many guests to a processor an answer takes a while, and a measurement may be as wrong as a clock.
+    """
     left = await _clock_offset(agent, now)
-    if abs(left.ns) / _NS > MAX_CLOCK_ERROR_S / 2:
+    for _ in range(_CORRECTIONS):
+        if abs(left.ns) / _NS <= MAX_CLOCK_ERROR_S / 2:
+            break
         again = plan.changed(parts=(Part.CLOCK,), thaw_hooks=False)
         await _run(agent, encode_plan(again, entropy=entropy, clock_offset_ns=left.ns), plan.timeout_s)
         left = await _clock_offset(agent, now)

@@ -13,7 +13,7 @@ from ramet.model.machine import VmState
 
 async def autostart(floor: Floor, tasks: TaskManager, vms: VmDesk, delay_s: float) -> None:
     """One after the other, as a task of their own: guests that boot all at once hold each other up."""
-    wanted = [m.id for m in floor.machines.values() if m.vm.machine.autostart and m.vm.state is VmState.OFF]
+    wanted = [m.id for m in floor.shown() if m.vm.machine.autostart and m.vm.state is VmState.OFF]
     if not wanted:
         return
 

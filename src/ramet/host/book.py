@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import Any, Final
 
 from ramet.host.debts import Debts
 from ramet.host.events import EventLog
@@ -14,6 +15,9 @@ from ramet.machine.paths import StatePaths
 from ramet.machine.rooms import JournalHandle
 from ramet.model.host import Network
 from ramet.model.machine import Moment, Vm
+from ramet.model.vm_ids import new_vm_id
+
+_REMEMBERED_IDS: Final = 4096
 
 
 class HostBook:
@@ -27,6 +31,8 @@ class HostBook:
         self._journal = journal
         self._paths = paths
         self._debts = debts
+        self._given: deque[str] = deque(maxlen=_REMEMBERED_IDS)
+        """The last ones: those of VMs that are being made are among them."""
         self.on_forgotten: Callable[[str], None] = lambda vm_id: None
         self.on_freeze_asked: Callable[[str], None] = lambda vm_id: None
         self.on_restart_asked: Callable[[str], None] = lambda vm_id: None
@@ -42,6 +48,11 @@ class HostBook:
         await self._debts.write(f"vm {vm_id}", lambda: self._inventory.remove_vm(vm_id))
         self.on_forgotten(vm_id)
 
+    def new_vm_id(self) -> str:
+        vm_id = new_vm_id(lambda one: one in self._given or self._inventory.get_vm(one) is not None)
+        self._given.append(vm_id)
+        return vm_id
+
     async def save_moment(self, moment: Moment) -> None:
         await self._inventory.moments.put(moment)
 
@@ -50,8 +61,8 @@ class HostBook:
         self._paths.moment_state(moment_id).unlink(missing_ok=True)
 
     def emit(self, kind: str, message: str, vm: Vm | None = None, **fields: Any) -> None:
-        if vm is not None and vm.is_pooled:
-            return  # nobody's VM yet, and without a name: the pool tells what becomes of it
+        if vm is not None and (vm.is_pooled or vm.provisional):
+            return  # nobody's VM yet: whoever makes it tells what becomes of it
         self._events.emit(kind, message, vm=vm, **fields)
 
     def operation(self, kind: str, vm_id: str, detail: dict[str, Any]) -> AbstractAsyncContextManager[JournalHandle]:

@@ -32,7 +32,7 @@ from ramet.model.machine import (
     Vm,
 )
 from ramet.model.requests import CreateVm, DiskRequest, NicRequest
-from ramet.model.units import MIB, format_bytes, new_id
+from ramet.model.units import MIB, format_bytes
 from ramet.network.fences import check_fence
 from ramet.storage.layers import Layer, full_disk
 
@@ -63,7 +63,7 @@ async def check_create(floor: Floor, request: CreateVm) -> Machine:
 async def create(floor: Floor, request: CreateVm) -> LiveMachine:
     """Raises before anything changes for everything that can be known; removes what it made when the rest fails."""
     draft = await check_create(floor, request)
-    vm_id = new_id()
+    vm_id = floor.rooms.book.new_vm_id()
     layers = [layer_name(vm_id, disk.id) for disk in draft.disks]
     async with floor.rooms.book.operation("create", vm_id, {"layers": layers, "clones": [vm_id]}):
         try:

@@ -67,7 +67,8 @@ class Expiry:
 
     def _look(self, now: float) -> None:
         """Take note of times that are new, or were changed."""
-        said = {live.id: at for live in self._floor.machines.values() if (at := live.vm.expires_at) is not None}
+        machines = [live for live in self._floor.machines.values() if live.vm.registered]
+        said = {live.id: at for live in machines if (at := live.vm.expires_at) is not None}
         kept = {vm_id: known for vm_id, known in self._ends.items() if said.get(vm_id) == known[0]}
         new = {vm_id: (at, now + at - self._wall()) for vm_id, at in said.items() if vm_id not in kept}
         self._ends = {**kept, **new}

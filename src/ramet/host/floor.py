@@ -52,8 +52,23 @@ class Floor:
         return name in self._reserved or self.inventory.is_named(name)
 
     def shown(self) -> list[LiveMachine]:
-        """Users' machines: all but those that wait in pools."""
-        return [live for live in self.machines.values() if not live.vm.is_pooled]
+        """Users' machines: all but those that wait in pools, or were unregistered."""
+        return [live for live in self.machines.values() if live.vm.is_shown]
+
+    def unregistered(self) -> list[LiveMachine]:
+        """Those that can be put back."""
+        return [live for live in self.machines.values() if not live.vm.registered]
+
+    def find_unregistered(self, ref: str) -> LiveMachine:
+        """By id, or by a name that one of them has. NotFoundError."""
+        found = [live for live in self.unregistered() if ref in (live.id, live.name)]
+        if not found:
+            hint = "'ramet vm ls --unregistered' lists those that there are."
+            raise NotFoundError(f"No VM {ref!r} was unregistered.", hint=hint, ref=ref)
+        if len(found) > 1:
+            ids = ", ".join(live.id for live in found)
+            raise NotFoundError(f"Several VMs {ref!r} were unregistered: {ids}.", hint="Name one by its id.", ref=ref)
+        return found[0]
 
     @contextlib.contextmanager
     def reserve(self, *names: str) -> Iterator[None]:

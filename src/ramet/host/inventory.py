@@ -212,7 +212,7 @@ class Inventory:
     def _index(self, before: Vm | None, after: Vm | None) -> None:
         if before is not None and self._ids.get(before.name) == before.id:
             del self._ids[before.name]
-        if after is not None and not after.is_pooled:
+        if after is not None and after.is_shown:
             self._ids[after.name] = after.id
 
     # VMs
@@ -222,8 +222,8 @@ class Inventory:
         return sorted(self._vms.all(), key=lambda vm: vm.name)
 
     def users_vms(self) -> list[Vm]:
-        """What users see: all but those that wait in pools, which nobody can name either."""
-        return [vm for vm in self.vms() if not vm.is_pooled]
+        """What users see: all but those that wait in pools, or were unregistered; nobody can name these either."""
+        return [vm for vm in self.vms() if vm.is_shown]
 
     def vm(self, vm_id: str) -> Vm:
         """The VM of that id, as it is now. NotFoundError when it is gone."""
@@ -236,12 +236,15 @@ class Inventory:
         return self._vms.get(vm_id)
 
     def find_vm(self, ref: str) -> Vm:
-        """By name, id, or a unique beginning of the id (4 digits at least). NotFoundError with 'did you mean'."""
+        """By name, id, or a unique beginning of the id (4 digits at least). NotFoundError with 'did you mean'.
+
+        One that is provisional only by its whole id, which nobody is told but who reshapes it.
+        """
         by_name = self._ids.get(ref)
         vm = self._vms.get(by_name or ref)
-        if vm is not None and not vm.is_pooled:
+        if vm is not None and (vm.is_shown or vm.provisional):
             return vm
-        shown = [vm for vm in self._vms.all() if not vm.is_pooled] if len(ref) >= _SHORTEST_ID else []
+        shown = [vm for vm in self._vms.all() if vm.is_shown] if len(ref) >= _SHORTEST_ID else []
         matches = [vm for vm in shown if vm.id.startswith(ref)]
         if len(matches) == 1:
             return matches[0]
@@ -256,7 +259,7 @@ class Inventory:
             raise _taken(name)
 
     def is_named(self, name: str) -> bool:
-        """Whether a VM has the name; those that wait in pools have none."""
+        """Whether a VM has the name; those that are not shown have none."""
         return name in self._ids
 
     async def put_vm(self, vm: Vm) -> Vm:
@@ -278,7 +281,7 @@ class Inventory:
             vm = self._vms.get(vm_id)
             if vm is None:
                 return
-            named = [] if vm.is_pooled else [Delete(f"vm-name/{vm.name}")]
+            named = [Delete(f"vm-name/{vm.name}")] if vm.is_shown else []
             revision = await self._store.put_all([Delete(f"vm/{vm_id}"), *named])
             self._vms.keep(vm_id, None, revision)
             self._index(vm, None)
@@ -288,10 +291,10 @@ class Inventory:
         return self._writing.setdefault(vm_id, asyncio.Lock())
 
     async def _write(self, vm: Vm) -> Vm:
-        """A VM that waits in a pool has no name that others would have to avoid."""
+        """A VM that waits in a pool, or was unregistered, has no name that others would have to avoid."""
         before = self._vms.get(vm.id)
-        old = before.name if before is not None and not before.is_pooled else None
-        new = vm.name if not vm.is_pooled else None
+        old = before.name if before is not None and before.is_shown else None
+        new = vm.name if vm.is_shown else None
         changes: list[Put | Delete] = [Put(f"vm/{vm.id}", vm.model_dump(mode="json"))]
         if new is not None and new != old:
             changes.append(Put(f"vm-name/{new}", {"id": vm.id}, if_revision=0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+from ramet.errors import NotFoundError
 from ramet.machine.live import LiveMachine
 from ramet.machine.view import vm_view
 from ramet.model.views import VmView
@@ -22,7 +23,7 @@ async def views_of(
     addresses: Callable[[LiveMachine], Awaitable[Addresses]],
     busy_with: Callable[[str], str | None],
 ) -> list[VmView]:
-    """In the order of `machines`. `users`: of each layer, how many there are."""
+    """In the order of `machines`, without those that go meanwhile. `users`: of each layer, how many there are."""
     views: list[VmView] = []
     for start in range(0, len(machines), AT_ONCE):
         known = [(live, await addresses(live), busy_with(live.id)) for live in machines[start : start + AT_ONCE]]
@@ -31,4 +32,11 @@ async def views_of(
 
 
 def _look(known: Sequence[Known], users: Mapping[str, int]) -> list[VmView]:
-    return [vm_view(live, layer_users=users, addresses=at, busy_with=busy) for live, at, busy in known]
+    views = []
+    for live, at, busy in known:
+        try:
+            views.append(vm_view(live, layer_users=users, addresses=at, busy_with=busy))
+        except NotFoundError:  # a layer of its disks
+            if not live.removed:
+                raise
+    return views

@@ -102,7 +102,7 @@ def _gauges(floor: Floor, memory: MemoryDesk) -> Iterator[Metric]:
 
 
 def _states(floor: Floor) -> Metric:
-    found = [live.vm.state for live in floor.machines.values()]
+    found = [live.vm.state for live in floor.machines.values() if live.vm.registered and not live.vm.provisional]
     family = GaugeMetricFamily("ramet_vms", "VMs by state; those that wait in pools are ready.", labels=["state"])
     for state in VmState:
         family.add_metric([state.value], found.count(state))

@@ -90,8 +90,12 @@ class PoolDesk:
         self._floor.rooms.book.emit("pool.removed", f"{source.name} has no pool any more.", source.vm)
 
     def views(self) -> list[PoolView]:
-        """All pools, by their VMs' names."""
-        return sorted((self.shelf.view(spec) for spec in self._floor.inventory.pools.all()), key=lambda view: view.vm)
+        """All pools of VMs that are registered, by their names."""
+        inventory = self._floor.inventory
+        sources = {vm.id for vm in inventory.users_vms()}
+        return sorted(
+            (self.shelf.view(spec) for spec in inventory.pools.all() if spec.vm_id in sources), key=lambda view: view.vm
+        )
 
     # -- taking ----------------------------------------------------------------------------------------------------
 

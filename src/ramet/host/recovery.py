@@ -129,7 +129,7 @@ class Recovery:
     async def _note_end(self, live: LiveMachine, *, half_made: bool) -> None:
         """The record of one without a process says so."""
         vm = live.vm
-        if vm.is_pooled or (half_made and vm.state is VmState.STARTING):
+        if vm.is_pooled or vm.provisional or (half_made and vm.state is VmState.STARTING):
             await self._floor.rooms.book.forget(vm.id)
         elif vm.state is VmState.STARTING and self._floor.rooms.paths.suspended_state(vm.id).exists():
             await live.change(state=VmState.SUSPENDED, process=None)

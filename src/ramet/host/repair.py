@@ -208,6 +208,7 @@ def _title(key: str, found: Found) -> str:
 def _check_references(result: Salvage, layers: Layers) -> None:
     """Drop what refers to something that is gone, and settle what two claim."""
     _check_vms(result, layers)
+    _keep_copies(result)
     _check_names(result)
     for image_name, found in result.of("image").items():
         image = Image.model_validate(found.value)
@@ -239,13 +240,24 @@ def _check_vms(result: Salvage, layers: Layers) -> None:
                 )
 
 
+def _keep_copies(result: Salvage) -> None:
+    """A record that is a little too old may say of a finished copy that it is still being made: the next start would
+    remove it."""
+    for vm_id, found in result.of("vm").items():
+        vm = Vm.model_validate(found.value)
+        if vm.provisional:
+            kept = vm.changed(provisional=False)
+            result.records[f"vm/{vm_id}"] = Found(kept.model_dump(mode="json"), found.revision, found.origin)
+            result.altered.append(f"{vm.name!r} ({vm_id}): it was being copied; it is kept, and may lack some changes.")
+
+
 def _check_names(result: Salvage) -> None:
     """Two VMs of one name, of which one was renamed or removed: the newer record keeps it."""
     taken: set[str] = set()
     vms = sorted(result.of("vm").items(), key=lambda item: -item[1].revision)
     for vm_id, found in vms:
         vm = Vm.model_validate(found.value)
-        if vm.is_pooled:
+        if not vm.is_shown:
             continue
         if vm.name in taken:
             name = f"{vm.name[:50]}-{vm_id[:6]}"
@@ -316,7 +328,7 @@ def _entries(found: Salvage) -> Iterator[tuple[str, dict[str, Any]]]:
         yield key, record.value
     for vm_id, record in found.of("vm").items():
         vm = Vm.model_validate(record.value)
-        if not vm.is_pooled:
+        if vm.is_shown:
             yield f"vm-name/{vm.name}", {"id": vm_id}
 
 

@@ -12,13 +12,14 @@ from typing import Any, Self
 import structlog
 
 import ramet
-from ramet.errors import RametError, StateError
+from ramet.errors import NotFoundError, RametError, StateError
 from ramet.host.access_desk import AccessDesk
 from ramet.host.autostart import autostart
 from ramet.host.book import HostBook
 from ramet.host.clones import CloneDesk
 from ramet.host.composing import compose
 from ramet.host.copies import Copies
+from ramet.host.copying import Shaping
 from ramet.host.debts import Debts
 from ramet.host.doctor import examine
 from ramet.host.events import EventLog
@@ -72,6 +73,7 @@ from ramet.model.requests import (
     ImportImage,
     NicChange,
     NicRequest,
+    RegisterVm,
     StopVm,
 )
 from ramet.model.trying import TryCommand
@@ -224,11 +226,14 @@ class Host:
     async def create_vm(self, request: CreateVm, by_uid: int | None = None) -> Task:
         return await self._vms.create(request, by_uid)
 
-    async def copy_vm(self, ref: str, request: CopyVm, by_uid: int | None = None) -> Task:
-        return await self._vms.copy(ref, request, by_uid)
+    async def copy_vm(
+        self, ref: str, request: CopyVm, by_uid: int | None = None, shaping: Shaping | None = None
+    ) -> Task:
+        return await self._vms.copy(ref, request, by_uid, shaping)
 
-    async def list_vms(self) -> list[VmView]:
-        machines = sorted(self.floor.shown(), key=lambda live: live.name)
+    async def list_vms(self, unregistered: bool = False) -> list[VmView]:
+        found = self.floor.unregistered() if unregistered else self.floor.shown()
+        machines = sorted(found, key=lambda live: live.name)
         users = await asyncio.to_thread(self.floor.layer_users)
         leases = await self._guests.leases()
         return await views_of(machines, users, lambda live: self._guests.addresses(live, leases), self._locks.busy_with)
@@ -236,7 +241,10 @@ class Host:
     async def show_vm(self, ref: str) -> VmView:
         live = self.floor.find(ref)
         users = await asyncio.to_thread(self.floor.layer_users)
-        (view,) = await views_of([live], users, self._guests.addresses, self._locks.busy_with)
+        views = await views_of([live], users, self._guests.addresses, self._locks.busy_with)
+        if not views:
+            raise NotFoundError(f"{live.name!r} was removed just now.", ref=ref)
+        (view,) = views
         return view.model_copy(update={"balloon": await balloon_view(live)})
 
     async def start_vm(self, ref: str) -> Task:
@@ -265,6 +273,12 @@ class Host:
 
     async def remove_vm(self, ref: str, force: bool = False) -> Task:
         return await self._vms.remove(ref, force)
+
+    async def unregister_vm(self, ref: str) -> None:
+        await self._vms.unregister(ref)
+
+    async def register_vm(self, request: RegisterVm) -> VmView:
+        return await self._shown(await self._vms.register(request))
 
     async def _shown(self, live: LiveMachine) -> VmView:
         return await self.show_vm(live.id)

@@ -15,6 +15,7 @@ from ramet.guest.images.debian import build_debian
 from ramet.guest.images.micro import build_micro
 from ramet.host.floor import Floor
 from ramet.host.tasks import TaskHandle, TaskManager
+from ramet.machine.live import LiveMachine
 from ramet.machine.steps import reach
 from ramet.model.host import Image, Network, Task
 from ramet.model.machine import DEFAULT_NETWORK
@@ -143,10 +144,11 @@ class StockDesk:
     async def remove_image(self, name: str) -> None:
         """VMs made from it go on: they hold its layers. A kernel they boot from must stay."""
         image = self._floor.inventory.images.find(name)
-        users = [live.name for live in self._floor.machines.values() if self._boots_from(live.vm.machine.kernel, image)]
+        users = [live for live in self._floor.machines.values() if self._boots_from(live.vm.machine.kernel, image)]
         if users:
             raise ConflictError(
-                f"The image {name!r} holds the kernel that {users[0]!r} boots.", hint="Remove that VM first."
+                f"The image {name!r} holds the kernel that {users[0].name!r} boots.",
+                hint=_how_to_reach(users[0], "Remove that VM first."),
             )
         await self._floor.inventory.images.remove(name)
         await self._discard_files(image)
@@ -207,12 +209,11 @@ class StockDesk:
 
     async def _remove_network(self, network: Network) -> None:
         name = network.name
-        users = [
-            live.name for live in self._floor.machines.values() for nic in live.vm.machine.nics if nic.network == name
-        ]
+        users = [live for live in self._floor.machines.values() for nic in live.vm.machine.nics if nic.network == name]
         if users:
             raise ConflictError(
-                f"The port group {name!r} is used by {users[0]!r}.", hint="Move its NIC to another, or remove the VM."
+                f"The port group {name!r} is used by {users[0].name!r}.",
+                hint=_how_to_reach(users[0], "Move its NIC to another, or remove the VM."),
             )
         await self._floor.inventory.networks.remove(name)
         reach("network.forgotten")
@@ -251,3 +252,9 @@ async def _build(request: BuildImage, directory: Path, handle: TaskHandle) -> Bu
     if request.recipe == "micro":
         return await build_micro(directory, handle.progress)
     return await build_debian(directory, size_mib=request.size_mib, packages=request.packages, progress=handle.progress)
+
+
+def _how_to_reach(live: LiveMachine, hint: str) -> str:
+    if live.vm.registered:
+        return hint
+    return f"It was unregistered: bring it back with 'ramet vm register {live.id}'. {hint}"

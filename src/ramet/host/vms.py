@@ -12,12 +12,13 @@ from typing import Any
 import structlog
 
 from ramet.clone import workflows
-from ramet.errors import RametError, UsageError
-from ramet.host.copying import check_copy, copy
+from ramet.errors import ConflictError, RametError, StateError, UsageError
+from ramet.host.copying import Shaping, check_copy, copy, settle
 from ramet.host.creating import check_create, create
 from ramet.host.floor import Floor
 from ramet.host.locks import VmLocks
 from ramet.host.tasks import TaskHandle, TaskManager
+from ramet.hypervisor.stun_client import to_its_end
 from ramet.machine import power
 from ramet.machine.balloon import LISTENS, apply_memory_target
 from ramet.machine.lifecycle import Operation, allows, next_state
@@ -25,7 +26,7 @@ from ramet.machine.live import LiveMachine
 from ramet.machine.steps import reach
 from ramet.model.host import Task
 from ramet.model.machine import Vm, VmState
-from ramet.model.requests import ChangeVm, CopyVm, CreateVm, StopVm
+from ramet.model.requests import ChangeVm, CopyVm, CreateVm, RegisterVm, StopVm
 from ramet.model.units import MIB
 from ramet.network.firewall import Guard
 from ramet.network.taps import tap_name
@@ -62,16 +63,15 @@ class VmDesk:
 
         return await self._tasks.start("vm.create", request.name, work, by_uid=by_uid)
 
-    async def copy(self, ref: str, request: CopyVm, by_uid: int | None) -> Task:
+    async def copy(self, ref: str, request: CopyVm, by_uid: int | None, shaping: Shaping | None = None) -> Task:
         live = self._floor.find(ref)
         await until_free(self._locks, live, "copy")
         with self._floor.reserve(request.name):
             check_copy(self._floor, live, request)
 
         async def work(handle: TaskHandle) -> Any:
-            async with self._locks.hold(live.id, "copy", wait_s=PATIENCE_S):
-                with self._floor.reserve(request.name), handle.step("copy"):
-                    copied = await copy(self._floor, live, request, handle)
+            with self._floor.reserve(request.name), handle.step("copy"):
+                copied = await self._copied(live, request, handle, shaping)
             if request.start:
                 async with self._locks.hold(copied.id, "start"):
                     with handle.step("start"):
@@ -79,6 +79,36 @@ class VmDesk:
             return {"id": copied.id, "name": copied.name}
 
         return await self._tasks.start("vm.copy", request.name, work, vm_id=live.id, by_uid=by_uid, cancellable=True)
+
+    async def _copied(
+        self, live: LiveMachine, request: CopyVm, handle: TaskHandle, shaping: Shaping | None
+    ) -> LiveMachine:
+        lock = self._locks.hold(live.id, "copy", wait_s=PATIENCE_S)
+        if shaping is None:
+            return await copy(self._floor, live, request, handle, lock)
+        try:
+            copied = await copy(self._floor, live, request, handle, lock, shaping.vm_id)
+            await shaping.shape(handle)
+            handle.cancellable = False
+            await settle(self._floor, copied, live)
+        except BaseException:
+            await to_its_end(self._unmake(shaping.vm_id))
+            raise
+        return copied
+
+    async def _unmake(self, vm_id: str) -> None:
+        """Of a copy that is provisional still. Nothing is written first, for the disk may be full of it: should the
+        daemon die meanwhile, or its record not be erased yet, it is not seen either, and goes at the next start."""
+        copied = self._floor.machines.get(vm_id)
+        if copied is None or not copied.vm.provisional:
+            return
+        await self._forget(copied)
+        for disk in copied.vm.machine.disks:
+            try:
+                await asyncio.to_thread(self._floor.rooms.layers.remove, disk.layer)
+            except (RametError, OSError) as exc:
+                log.warning("a layer of a copy that failed is left", layer=disk.layer, error=str(exc))
+        await self._floor.collect_layers()
 
     async def start(self, ref: str) -> Task:
         live = self._floor.find(ref)
@@ -91,7 +121,7 @@ class VmDesk:
         """After a reset that ended QEMU. Whatever holds the VM meanwhile is waited for, within reason."""
         live = self._floor.find(vm_id)
         async with self._locks.hold(live.id, "restart", wait_s=RESET_PATIENCE_S):
-            if live.vm.state is VmState.OFF:
+            if live.vm.state is VmState.OFF and live.vm.is_shown:
                 await self.start_now(live)
 
     async def start_now(self, live: LiveMachine) -> None:
@@ -170,6 +200,32 @@ class VmDesk:
 
         return await self._run(live, "vm.remove", None, work)
 
+    async def unregister(self, ref: str) -> None:
+        """Take a VM that is off out of the inventory, and keep it. Its name is free for others; a time to live ends."""
+        live = self._floor.find(ref)
+        async with self._locks.hold(live.id, "unregister", wait_s=PATIENCE_S):
+            if live.vm.state not in (VmState.OFF, VmState.SUSPENDED):
+                raise StateError(
+                    f"Cannot unregister {live.name!r}: it is {live.vm.state.value}.",
+                    hint="Stop it first.",
+                    state=live.vm.state.value,
+                    operation="unregister",
+                )
+            await live.change(registered=False, expires_at=None)
+        self._floor.rooms.book.emit("vm.unregistered", f"{live.name} was unregistered.", live.vm)
+
+    async def register(self, request: RegisterVm) -> LiveMachine:
+        """Put one back. NotFoundError when there is none, ConflictError when its name is taken meanwhile."""
+        live = self._floor.find_unregistered(request.ref)
+        name = request.name or live.name
+        with self._floor.reserve(name):
+            async with self._locks.hold(live.id, "register", wait_s=PATIENCE_S):
+                if live.vm.registered:
+                    raise ConflictError(f"{live.name!r} was registered just now.")
+                await live.change(machine=live.vm.machine.changed(name=name), registered=True)
+        self._floor.rooms.book.emit("vm.registered", f"{live.name} was registered.", live.vm)
+        return live
+
     async def take_away(self, vm_id: str) -> None:
         """End and remove a VM, whatever it does; for one that nobody was told of yet."""
         live = self._floor.find(vm_id)
@@ -183,15 +239,19 @@ class VmDesk:
         vm = live.vm
         async with self._floor.rooms.book.operation("remove", vm.id, {"clones": [vm.id]}):
             reach("remove.journalled")
-            await live.detach()
-            await self._floor.rooms.book.forget(vm.id)
-            for clear in (self._unplug, self._delete_files):
-                try:
-                    await clear(vm)
-                except (RametError, OSError) as exc:  # it is removed all the same; the next start tidies up
-                    log.warning("something of a removed VM is left", vm=vm.name, error=str(exc))
+            await self._forget(live)
         self._floor.rooms.book.emit("vm.removed", f"{vm.name} was removed.", vm)
         await self._floor.collect_layers()
+
+    async def _forget(self, live: LiveMachine) -> None:
+        vm = live.vm
+        await live.detach()
+        await self._floor.rooms.book.forget(vm.id)
+        for clear in (self._unplug, self._delete_files):
+            try:
+                await clear(vm)
+            except (RametError, OSError) as exc:  # it is removed all the same; the next start tidies up
+                log.warning("something of a removed VM is left", vm=vm.name, error=str(exc))
 
     async def _unplug(self, vm: Vm) -> None:
         reach("remove.forgotten")
@@ -228,6 +288,7 @@ class VmDesk:
 
         async def under_lock(handle: TaskHandle) -> Any:
             async with self._locks.hold(live.id, kind.removeprefix("vm."), wait_s=PATIENCE_S):
+                self._floor.find(live.id)  # it may have been unregistered, or removed, meanwhile
                 with handle.step(kind.removeprefix("vm.")):
                     await work(handle)
             return {"id": live.id, "name": live.name, "state": live.vm.state.value}

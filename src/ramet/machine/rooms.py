@@ -41,6 +41,9 @@ class Book(Protocol):
     async def forget(self, vm_id: str) -> None:
         """A VM that did not come about, or was removed: its record and its name go, with a full disk later."""
 
+    def new_vm_id(self) -> str:
+        """One that no VM has, and none that is being made."""
+
     async def save_moment(self, moment: Moment) -> None: ...
 
     async def drop_moment(self, moment_id: str) -> None: ...

@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 CREATE_STEPS = ("create.journalled", "create.layered", "create.recorded")
 COPY_STEPS = ("copy.journalled", "copy.layered", "copy.recorded")
+SETTLE_STEPS = ("copy.settling", "copy.settled")
 START_STEPS = (
     "start.journalled",
     "start.wired",

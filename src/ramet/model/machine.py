@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from ramet.model.base import Model
 from ramet.model.identity import Identity
 from ramet.model.units import Cidr, Mac, Name, new_id, new_mac
+from ramet.model.vm_ids import new_vm_id
 
 USER_NETWORK = "user"
 """The port group name that stands for QEMU's user-mode networking, which needs no privilege."""
@@ -214,7 +215,7 @@ class Stun(Model):
 class Vm(Model):
     """Everything remembered about one VM: the unit of the inventory."""
 
-    id: str = Field(default_factory=new_id)
+    id: str = Field(default_factory=new_vm_id)
     machine: Machine
     state: VmState = VmState.OFF
     pause_reason: str | None = None
@@ -237,6 +238,10 @@ class Vm(Model):
     """Unix time at which the VM is removed."""
     request_key: str | None = None
     """The key of the request that cloned it: asked again after a crash, that request finds what it has made."""
+    registered: bool = True
+    """False: taken out of the inventory, with everything kept that it is put back with."""
+    provisional: bool = False
+    """A copy that is still being reshaped, and nobody's VM before that is done. A start that finds one removes it."""
     pool_of: str | None = None
     """The id of the frozen VM whose pool it waits in, loaded and paused; nobody's VM until it is taken."""
 
@@ -251,6 +256,11 @@ class Vm(Model):
     @property
     def frozen(self) -> bool:
         return self.state is VmState.FROZEN
+
+    @property
+    def is_shown(self) -> bool:
+        """Users see it, and nobody else can have its name."""
+        return self.pool_of is None and self.registered and not self.provisional
 
     @property
     def is_pooled(self) -> bool:

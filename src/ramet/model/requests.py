@@ -187,7 +187,8 @@ class CloneVm(Model):
 
 
 class CopyVm(Model):
-    """A copy of a VM that is off: another machine, with the same disks."""
+    """A copy of a VM: another machine, that is off, with the same disks. Of one that runs they are as after a power
+    cut."""
 
     name: Name
     linked: bool = True
@@ -197,6 +198,15 @@ class CopyVm(Model):
     memory_mib: int | None = Field(default=None, ge=32, le=1 << 20)
     vcpus: int | None = Field(default=None, ge=1, le=64)
     start: bool = False
+
+
+class RegisterVm(Model):
+    """A VM that was unregistered comes back."""
+
+    ref: str = Field(min_length=1, max_length=64)
+    """Its id, or its name where no other that was unregistered has that."""
+    name: Name | None = None
+    """From now on; else the one that it had."""
 
 
 class CreateNetwork(Model):

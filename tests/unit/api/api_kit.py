@@ -44,6 +44,7 @@ from ramet.model.requests import (
     ImportImage,
     NicChange,
     NicRequest,
+    RegisterVm,
     StopVm,
 )
 from ramet.model.sharing import PageSharing, PageSharingView, SetPageSharing
@@ -118,6 +119,7 @@ class FakeHost:
         self.asked: list[tuple[Any, ...]] = []
         self.inputs: asyncio.Queue[bytes] = asyncio.Queue()
         self.views: dict[str, VmView] = {}
+        self.kept: dict[str, VmView] = {}
         self.files: dict[str, bytes] = {}
         self.networks: dict[str, Network] = {}
         self.images: dict[str, Image] = {}
@@ -176,8 +178,9 @@ class FakeHost:
         )
         return await self._task("vm.create", request.name, {"name": request.name}, by_uid)
 
-    async def list_vms(self) -> list[VmView]:
-        return [self.views[name] for name in sorted(self.views)]
+    async def list_vms(self, unregistered: bool) -> list[VmView]:
+        views = self.kept if unregistered else self.views
+        return [views[name] for name in sorted(views)]
 
     async def show_vm(self, ref: str) -> VmView:
         return self._find(ref)
@@ -212,6 +215,16 @@ class FakeHost:
 
     async def remove_vm(self, ref: str, force: bool) -> Task:
         return await self._ask("remove", ref, force)
+
+    async def unregister_vm(self, ref: str) -> None:
+        view = self._find(ref)
+        self.kept[view.name] = self.views.pop(view.name)
+
+    async def register_vm(self, request: RegisterVm) -> VmView:
+        view = next(view for view in self.kept.values() if request.ref in (view.id, view.name))
+        del self.kept[view.name]
+        self.views[request.name or view.name] = view.model_copy(update={"name": request.name or view.name})
+        return self.views[request.name or view.name]
 
     async def clone_vm(self, ref: str, request: CloneVm, by_uid: int | None) -> Task:
         self._find(ref)

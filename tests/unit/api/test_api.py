@@ -39,6 +39,7 @@ from ramet.model.requests import (
     ImportImage,
     NicChange,
     NicRequest,
+    RegisterVm,
     StopVm,
 )
 from ramet.model.sharing import PageSharing
@@ -66,6 +67,14 @@ def test_creating_answers_a_task_in_the_callers_name(client: Client, http: httpx
     assert task.by_uid == os.geteuid()
     assert [vm.name for vm in client.list_vms()] == ["web"]
     assert client.show_vm("web").machine.name == "web"
+
+
+def test_a_vm_is_unregistered_and_registered_again(client: Client, web: str) -> None:
+    vm_id = client.show_vm(web).id
+    client.unregister_vm(web)
+    assert (client.list_vms(), [vm.id for vm in client.list_vms(unregistered=True)]) == ([], [vm_id])
+    assert client.register_vm(RegisterVm(ref=vm_id, name="www")).name == "www"
+    assert ([vm.name for vm in client.list_vms()], client.list_vms(unregistered=True)) == (["www"], [])
 
 
 def test_every_operation_on_a_vm_arrives_as_it_was_asked(client: Client, served: Served, web: str) -> None:

@@ -39,6 +39,7 @@ from ramet.model.requests import (
     ImportImage,
     NicChange,
     NicRequest,
+    RegisterVm,
     StopVm,
 )
 from ramet.model.sharing import PageSharing, PageSharingView
@@ -158,6 +159,7 @@ class FakeClient:
     """What the program asks is written down in `calls`; `fails` names methods that raise."""
 
     vms: dict[str, VmView] = field(default_factory=dict)
+    kept: dict[str, VmView] = field(default_factory=dict)
     images: list[Image] = field(default_factory=list)
     networks: list[Network] = field(default_factory=list)
     pools: list[PoolView] = field(default_factory=list)
@@ -207,9 +209,9 @@ class FakeClient:
 
     # -- VMs
 
-    def list_vms(self) -> list[VmView]:
+    def list_vms(self, *, unregistered: bool = False) -> list[VmView]:
         self._note("list_vms")
-        return list(self.vms.values())
+        return list((self.kept if unregistered else self.vms).values())
 
     def show_vm(self, ref: str) -> VmView:
         self._note("show_vm", ref)
@@ -264,6 +266,17 @@ class FakeClient:
         self._note("remove_vm", ref, force)
         del self.vms[self._find(ref).name]
         return task("vm.remove", ref)
+
+    def unregister_vm(self, ref: str) -> None:
+        view = self._find(ref)
+        self.kept[view.name] = self.vms.pop(view.name)
+
+    def register_vm(self, request: RegisterVm) -> VmView:
+        (view,) = self.kept.values()
+        assert request.ref in (view.id, view.name)
+        self.kept.clear()
+        self.vms[request.name or view.name] = view.model_copy(update={"name": request.name or view.name})
+        return self.vms[request.name or view.name]
 
     def clone_vm(self, ref: str, request: CloneVm) -> Task:
         self._note("clone_vm", ref, request)

@@ -20,6 +20,7 @@ EXPECTED = """
 doctor serve demo bench memory version clone try tree ssh forward events
 image build|import|ls|rm
 vm create|copy|ls|show|start|stop|restart|suspend|resume|freeze|thaw|rename|set|identify|exec|cp|console|screenshot|rm
+vm unregister|register
 vm disk add|grow|export|rm
 vm nic add|set|rm
 network create|ls|rm|set|show

@@ -247,6 +247,14 @@ def test_a_copy_is_linked_unless_full(client: FakeClient) -> None:
     ]
 
 
+def test_vms_are_unregistered_and_registered_again(client: FakeClient) -> None:
+    assert run(client, "vm", "unregister", "web").stdout.startswith("web unregistered")
+    assert "web" not in run(client, "vm", "ls").stdout
+    assert "web" in run(client, "vm", "ls", "--unregistered").stdout
+    assert run(client, "vm", "register", "web", "--name", "www").stdout.startswith("www registered")
+    assert "www" in run(client, "vm", "ls").stdout
+
+
 def test_moves_say_what_was_done(client: FakeClient) -> None:
     assert run(client, "vm", "freeze", "web").stdout.startswith("web frozen")
     assert run(client, "vm", "thaw", "web", "-q").stdout == ""

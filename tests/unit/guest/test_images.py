@@ -10,6 +10,7 @@ import struct
 import subprocess
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -175,6 +176,31 @@ async def test_a_cancelled_child_is_ended_with_its_children(tmp_path: Path) -> N
     task = asyncio.create_task(run(["sh", "-c", script, tmp_path], timeout_s=60))
     await asyncio.to_thread((tmp_path / "ready").read_text)
     task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await gone(int((tmp_path / "pid").read_text()))
+
+
+async def test_a_child_that_is_cancelled_while_it_starts_is_ended_with_its_children(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine that is busy it may have children of its own before asyncio is done with starting it."""
+    os.mkfifo(tmp_path / "ready")
+    start, started, go_on = asyncio.create_subprocess_exec, asyncio.Event(), asyncio.Event()
+
+    async def slow(*argv: str, **more: Any) -> asyncio.subprocess.Process:
+        child = await start(*argv, **more)
+        started.set()
+        await go_on.wait()
+        return child
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", slow)
+    script = 'sleep 1000 & echo $! >"$0/pid"; echo >"$0/ready"; wait'
+    task = asyncio.create_task(run(["sh", "-c", script, tmp_path], timeout_s=60))
+    await started.wait()
+    await asyncio.to_thread((tmp_path / "ready").read_text)
+    task.cancel()
+    asyncio.get_running_loop().call_soon(go_on.set)
     with pytest.raises(asyncio.CancelledError):
         await task
     await gone(int((tmp_path / "pid").read_text()))

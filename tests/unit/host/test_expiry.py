@@ -17,7 +17,8 @@ class FakeFloor:
         book = SimpleNamespace(emit=lambda kind, message, vm: self.emitted.append(kind))
         self.rooms = SimpleNamespace(book=book)
         self.machines = {
-            name: SimpleNamespace(id=name, name=name, vm=SimpleNamespace(expires_at=at)) for name, at in times.items()
+            name: SimpleNamespace(id=name, name=name, vm=SimpleNamespace(expires_at=at, registered=True))
+            for name, at in times.items()
         }
 
 

@@ -2,6 +2,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,16 +49,21 @@ async def test_a_name_wins_over_an_id(inventory: Inventory) -> None:
     assert inventory.find_vm("abcdef012345") == named
 
 
-async def test_a_vm_in_a_pool_cannot_be_named_until_it_is_taken(inventory: Inventory) -> None:
-    pooled = await inventory.put_vm(make_vm("pool-1", "abcdef000001").changed(pool_of="web"))
+@pytest.mark.parametrize(
+    ("hidden", "shown"), [({"pool_of": "web"}, {"pool_of": None}), ({"registered": False}, {"registered": True})]
+)
+async def test_what_is_not_shown_cannot_be_named_until_it_is(
+    inventory: Inventory, hidden: dict[str, Any], shown: dict[str, Any]
+) -> None:
+    pooled = await inventory.put_vm(make_vm("pool-1", "abcdef000001").changed(**hidden))
     for ref in ("pool-1", "abcdef000001", "abcd"):
         with pytest.raises(NotFoundError):
             inventory.find_vm(ref)
     assert (inventory.users_vms(), inventory.vms()) == ([], [pooled])
     other = await inventory.put_vm(make_vm("pool-1"))  # the name is free
     with pytest.raises(ConflictError):
-        await inventory.put_vm(pooled.changed(pool_of=None))
-    taken = await inventory.put_vm(pooled.changed(pool_of=None, machine=Machine(name="desk")))
+        await inventory.put_vm(pooled.changed(**shown))
+    taken = await inventory.put_vm(pooled.changed(**shown, machine=Machine(name="desk")))
     assert inventory.find_vm("desk") == inventory.find_vm("abcd") == taken
     assert inventory.find_vm("pool-1") == other
     await inventory.remove_vm(taken.id)

@@ -61,7 +61,7 @@ def test_a_freeze_is_a_stun() -> None:
 
 def test_gauges_are_those_of_the_ledger() -> None:
     metrics = Metrics()
-    lives = {"1": SimpleNamespace(vm=SimpleNamespace(state=VmState.RUNNING))}
+    lives = {"1": SimpleNamespace(vm=SimpleNamespace(state=VmState.RUNNING, registered=True, provisional=False))}
     memory = SimpleNamespace(
         rows=lambda: [ROW, ROW.changed(id="2", name="b")], sampler=SimpleNamespace(cpu_s=1.5, readings=7)
     )

@@ -64,8 +64,9 @@ async def test_records_without_a_process_say_so(paths: StatePaths, monkeypatch: 
     cut = record("cut", VmState.RUNNING)
     unborn = record("unborn", VmState.STARTING)
     pooled = record("pooled", VmState.READY, pool_of=frozen.id)
+    reshaped = record("reshaped", VmState.OFF, provisional=True)
     entry = JournalEntry(kind="clone", vm_id=frozen.id, detail={"clones": [unborn.id]}, at=1.0)
-    await write(paths, [*kept, suspended, resuming, ran, frozen, cut, unborn, pooled], [entry])
+    await write(paths, [*kept, suspended, resuming, ran, frozen, cut, unborn, pooled, reshaped], [entry])
     for vm in (suspended, resuming):
         paths.suspended_state(vm.id).parent.mkdir(parents=True)
         paths.suspended_state(vm.id).write_text("state")

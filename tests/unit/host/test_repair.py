@@ -225,6 +225,16 @@ async def test_two_of_one_name_are_told_apart(paths: StatePaths) -> None:
     assert [name for name in view.vms if name.startswith("web")] == ["web", "web-web000"]
 
 
+async def test_a_record_of_a_copy_that_was_being_made_is_kept(paths: StatePaths) -> None:
+    """It may be finished since, and only this record too old to say so: a start would remove it."""
+    async with inventory_of(paths) as inventory:
+        await inventory.change_vm(vm("web", None).id, provisional=True)
+    paths.inventory.unlink()
+    assert any("'web'" in sentence for sentence in repair(paths.root).altered)
+    async with inventory_of(paths) as inventory:
+        assert {one.name for one in inventory.users_vms()} == set(NAMES)
+
+
 async def test_the_journal_of_a_damaged_inventory_is_not_carried_out(paths: StatePaths) -> None:
     """An entry that was erased, and shows again, could remove a VM."""
     entry = JournalEntry(kind="remove", vm_id="x", at=1.0, detail={"clones": [vm("web", None).id]})

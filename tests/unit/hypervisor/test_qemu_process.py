@@ -61,7 +61,7 @@ async def test_the_exit_is_seen_and_reaped_though_nobody_waits(tmp_path: Path, b
 
 
 async def test_a_signal_is_told_from_an_exit(tmp_path: Path, born: list[QemuProcess]) -> None:
-    process = await QemuProcess.launch(shell(tmp_path, "sleep 1000"))
+    process = await QemuProcess.launch(shell(tmp_path, "exec sleep 1000"))
     born.append(process)
     process.kill()
     assert await process.wait_exit(WAIT_S) == ExitStatus(signal=signal.SIGKILL)

@@ -24,6 +24,7 @@ from ramet.machine.paths import StatePaths
 from ramet.model.machine import Machine, Nic, Vm
 from ramet.model.requests import ChangeVm, CloneVm
 from ramet.model.views import CloneResult
+from ramet.model.vm_ids import numbered_vm_id
 
 if TYPE_CHECKING:
     from ramet.bench.vsphere_client import Door
@@ -167,7 +168,8 @@ def records(stage: Stage, outcome: Outcome) -> None:
 
 
 async def _write(folder: Path, count: int) -> None:
-    vms = [Vm(machine=Machine(name=f"vm-{n:05}", nics=(Nic(id="net0"),))) for n in range(count)]
+    machines = [Machine(name=f"vm-{n:05}", nics=(Nic(id="net0"),)) for n in range(count)]
+    vms = [Vm(id=numbered_vm_id(n), machine=machine) for n, machine in enumerate(machines)]
     store = await SqliteStore.open(StatePaths(folder).inventory)
     try:
         for start in range(0, count, _AT_ONCE):

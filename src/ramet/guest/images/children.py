@@ -8,8 +8,9 @@ import os
 import shlex
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ramet.errors import DeadlineError, ToolError
 
@@ -62,6 +63,22 @@ async def _end(child: asyncio.subprocess.Process) -> None:
             return
 
 
+async def _started(starting: Coroutine[Any, Any, asyncio.subprocess.Process]) -> asyncio.subprocess.Process:
+    """The child. A cancellation waits until it is there, and ends it: asyncio itself would kill it alone, and what it
+    had started by then would go on (CPython 3.11)."""
+    task, cancelled = asyncio.ensure_future(starting), False
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            cancelled = True
+    if not cancelled:
+        return task.result()
+    if task.exception() is None:
+        await asyncio.shield(_end(task.result()))
+    raise asyncio.CancelledError
+
+
 async def run(
     argv: Sequence[str | Path],
     *,
@@ -80,14 +97,16 @@ async def run(
         out, err = Path(scratch) / "out", Path(scratch) / "err"
         with out.open("wb") as stdout, err.open("wb") as stderr:
             try:
-                child = await asyncio.create_subprocess_exec(
-                    *map(str, argv),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=stdout,
-                    stderr=stderr,
-                    cwd=cwd,
-                    env=_environment(env or {}),
-                    start_new_session=True,
+                child = await _started(
+                    asyncio.create_subprocess_exec(
+                        *map(str, argv),
+                        stdin=asyncio.subprocess.DEVNULL,
+                        stdout=stdout,
+                        stderr=stderr,
+                        cwd=cwd,
+                        env=_environment(env or {}),
+                        start_new_session=True,
+                    )
                 )
             except FileNotFoundError as exc:
                 raise ToolError(
