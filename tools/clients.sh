@@ -2,7 +2,7 @@
 # Clients of the vSphere API that others wrote, for the tests: installed unchanged into .venv-clients; nothing is done,
 # in a moment, when they are there.
 #
-#   .venv-clients/bin           Ansible, VMware's Python SDK and the newest pyVmomi
+#   .venv-clients/bin           Ansible, VMware's Python SDK, the newest pyVmomi, and zeep
 #   .venv-clients/collections   Ansible's collections for vSphere
 #   .venv-clients/pyvmomi-7.0   what older scripts were written for: a folder for PYTHONPATH
 #   .venv-clients/pyvmomi-6.7   and older still

@@ -18,14 +18,14 @@ from pyVim import connect
 
 from ramet.api import Client
 from ramet.model.access import AddUser, Role, SetVsphere
-from ramet.model.requests import BuildImage, CreateNetwork, CreateVm, NicRequest
+from ramet.model.requests import BuildImage, CreateNetwork, CreateVm, DiskRequest, NicRequest
 from tests.guest.daemon_kit import Daemon, finish, own_daemon, sh
 
 ROOT = Path(__file__).parents[2]
 INSTALLED = ROOT / ".venv-clients"
 CLIENTS = Path(__file__).parent / "clients"
 USER, PASSWORD, GUEST_PASSWORD = "eve", "correct horse", "sesame"
-SOURCE, NETWORK = "source", "lab"
+SOURCE, TEMPLATE, NETWORK = "source", "golden", "lab"
 LONGEST_S = 180.0
 
 
@@ -87,11 +87,14 @@ def served(prefix: str, role: Role = Role.ADMINISTRATOR) -> Iterator[Served]:
 
 
 def boot_source(client: Client) -> None:
-    """A micro guest with a password, and another network for its clones."""
+    """A micro guest with a password, another network for its clones, and one that is off, with a disk, to be copied."""
     finish(client, client.build_image(BuildImage(recipe="micro")))
     client.create_network(CreateNetwork(name=NETWORK, cidr="10.77.0.0/24", dhcp=True))
     request = CreateVm(name=SOURCE, image="micro", memory_mib=128, nics=(NicRequest(),), start=True)
     finish(client, client.create_vm(request))
+    disks = (DiskRequest(size_mib=64),)  # Ansible takes a copy's datastore from its template's disk
+    template = CreateVm(name=TEMPLATE, image="micro", memory_mib=128, nics=(NicRequest(),), disks=disks)
+    finish(client, client.create_vm(template))
     client.wait_agent(SOURCE, 60.0)
     sh(client, SOURCE, f"""
 hash=$(echo {GUEST_PASSWORD} | mkpasswd -m sha512 -P 0)

@@ -41,7 +41,8 @@ async def record_vm(host: Host, name: str, *, disk: bool = True, **machine: Any)
 
 async def record_vms(host: Host, count: int, prefix: str = "vm") -> list[Vm]:
     """Many at once, without disks: they are all in the host's memory when this returns."""
-    vms = [Vm(machine=Machine(name=f"{prefix}-{n:05}", nics=(Nic(id="net0"),))) for n in range(count)]
+    machines = [Machine(name=f"{prefix}-{n:05}", nics=(Nic(id="net0"),)) for n in range(count)]
+    vms = [Vm(id=host.floor.rooms.book.new_vm_id(), machine=machine) for machine in machines]
     for start in range(0, count, 100):
         batch = vms[start : start + 100]
         entries = [(f"vm/{vm.id}", vm.model_dump(mode="json")) for vm in batch]

@@ -16,7 +16,7 @@ from pyVim.task import WaitForTask
 from ramet.model.access import Role
 from ramet.vsphere import ids
 from ramet.vsphere.types import vim
-from tests.guest.daemon_kit import finish
+from tests.guest.daemon_kit import finish, sh
 from tests.vsphere.client_kit import (
     CLIENTS,
     GUEST_PASSWORD,
@@ -24,6 +24,7 @@ from tests.vsphere.client_kit import (
     NETWORK,
     PASSWORD,
     SOURCE,
+    TEMPLATE,
     USER,
     Served,
     boot_source,
@@ -94,6 +95,14 @@ def test_vmwares_own_sdk(server: Served) -> None:
     assert lines[4].startswith("gone: ")
 
 
+def test_a_client_that_knows_the_wsdl_alone(server: Served) -> None:
+    said = server.run("python", CLIENTS / "from_wsdl.py", f"127.0.0.1:{server.port}", USER, PASSWORD, SOURCE, "wsdl")
+    assert said.splitlines() == [
+        "version 8.0.3.0", f"user {USER}", "source poweredOn", "task success", "clone wsdl poweredOn zeep",
+        "off success", "gone success",
+    ]  # fmt: skip
+
+
 def _play(server: Served, name: str, home: Path) -> Any:
     """What its tasks said."""
     report = home / "report.json"
@@ -101,7 +110,7 @@ def _play(server: Served, name: str, home: Path) -> Any:
         esxi = si.content.rootFolder.childEntity[0].hostFolder.childEntity[0].host[0].name
     given = {
         "server": "127.0.0.1", "tcp_port": server.port, "user": USER, "password": PASSWORD, "esxi": esxi,
-        "source": SOURCE, "network": NETWORK, "guest_password": GUEST_PASSWORD,
+        "source": SOURCE, "template": TEMPLATE, "network": NETWORK, "guest_password": GUEST_PASSWORD,
         "report": str(report),
     }  # fmt: skip
     env = {
@@ -133,6 +142,11 @@ def test_ansibles_modules(server: Served, tmp_path: Path) -> None:
     config = {option["key"]: option["value"] for option in seen["config"]["extraConfig"]}
     assert config["guestinfo.ic.hostname"] == "play-2"
     finish(server.client, server.client.remove_vm("customized", force=True))
+    copied = said["copied"]["instance"]
+    assert (copied["hw_memtotal_mb"], copied["hw_processor_count"]) == (160, 2)
+    assert copied["hw_eth0"]["ipaddresses"][0] == "10.77.0.61"
+    assert sh(server.client, "copied", "hostname; grep nameserver /etc/resolv.conf") == "copied-2\nnameserver 10.77.0.1"
+    finish(server.client, server.client.remove_vm("copied", force=True))
 
 
 def test_ansibles_modules_of_the_automation_api(server: Served, tmp_path: Path) -> None:

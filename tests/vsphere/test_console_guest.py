@@ -1,10 +1,13 @@
-"""The display of a real VM, by a ticket: RFB up to its picture, beside a clone, until its power is cut."""
+"""The display of a real VM, by a ticket: RFB up to its picture, beside a clone, until its power is cut. And its picture
+alone, kept as a file and fetched by HTTP."""
 
 from __future__ import annotations
 
 import gc
 import ssl
+from typing import Any
 
+import httpx
 import pytest
 from pyVim.task import WaitForTask
 from websockets.sync.client import ClientConnection, connect
@@ -13,7 +16,7 @@ from websockets.typing import Subprotocol
 from ramet.model.machine import Display
 from ramet.model.requests import BuildImage, CloneVm, CreateVm, NicRequest
 from tests.guest.daemon_kit import finish
-from tests.vsphere.client_kit import served
+from tests.vsphere.client_kit import PASSWORD, USER, Served, served
 
 pytestmark = [  # pyVmomi leaves sockets to the garbage collector
     pytest.mark.guest,
@@ -64,6 +67,21 @@ class Viewer:
         return self.read(width * height * 4)
 
 
+def pictures_are_fetched(server: Served, vm: Any, trust: ssl.SSLContext) -> None:
+    """As Ansible's module for screenshots and govc's console do: by HTTP Basic."""
+    task = vm.CreateScreenshot_Task()
+    WaitForTask(task)
+    store, closed, path = task.info.result.removeprefix("[").partition("] ")
+    assert (store, closed) == ("ramet", "] ")
+    url = f"https://127.0.0.1:{server.port}"
+    with httpx.Client(base_url=url, verify=trust, auth=(USER, PASSWORD), trust_env=False) as client:
+        for asked in (f"/folder/{path}?dcPath=ramet&dsName={store}", f"/screen?id={vm._moId}"):
+            answer = client.get(asked)
+            assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png"), answer.text
+            assert answer.content.startswith(b"\x89PNG\r\n\x1a\n")
+            assert answer.content.endswith(b"IEND\xaeB`\x82"), "it is whole"
+
+
 def test_a_real_display_is_seen_by_a_ticket() -> None:
     with served("rk-") as server:
         client = server.client
@@ -75,6 +93,7 @@ def test_a_real_display_is_seen_by_a_ticket() -> None:
         trust = ssl.create_default_context(cafile=str(server.ca_file))
         with server.connected() as si:
             vm = si.content.searchIndex.FindByInventoryPath("ramet/vm/tv")
+            pictures_are_fetched(server, vm, trust)
             url = vm.AcquireTicket("webmks").url
             with connect(url, ssl=trust, subprotocols=[Subprotocol("binary")], proxy=None) as connection:
                 viewer = Viewer(connection)

@@ -31,7 +31,7 @@ from ramet.vsphere.core.world import World
 from ramet.vsphere.guest import managers
 from ramet.vsphere.guest.transfer import make_app
 from ramet.vsphere.opening import open_world
-from ramet.vsphere.types import vim, vmodl
+from ramet.vsphere.types import vim
 from tests.guest.leaks import left_behind
 
 pytestmark = [pytest.mark.guest, pytest.mark.asyncio(loop_scope="module")]
@@ -337,8 +337,10 @@ async def test_a_source_that_is_off_is_refused(client: Client, clone: Any) -> No
     with pytest.raises(vim.fault.InvalidPowerState) as refused:
         await client.do(clone.moid, "InstantClone_Task", spec=spec("never"))
     assert refused.value.existingState == "poweredOff"
-    with pytest.raises(vmodl.fault.NotSupported):
-        await client.do(clone.moid, "UnregisterVM")
+    path = await read_now(client.world.find(clone.moid), "config.files.vmPathName")
+    await client.do(clone.moid, "UnregisterVM")
+    back = await client.done(clone.folder._moId, "RegisterVM_Task", path=path, asTemplate=False)
+    assert back._moId == clone.moid
     await client.done(clone.folder._moId, "Destroy_Task")
     assert client.world.get(clone.moid) is None
     assert client.world.get(clone.folder._moId) is None

@@ -196,7 +196,8 @@ async def test_events_are_filtered(world: World, host: Host, call: Call) -> None
     assert await events(world, call, category=["user", "warning"]) == ["e3", "e4"]
     assert await events(world, call, type=[vim.event.VmEvent]) == ["e1 is running.", "e2 is off."]
     assert await events(world, call, type=[vim.event.VmPoweredOffEvent]) == ["e2 is off."]
-    assert await events(world, call, eventTypeId=["vim.event.VmPoweredOnEvent"]) == ["e1 is running."]
+    for type_id in ("vim.event.VmPoweredOnEvent", "VmPoweredOnEvent"):
+        assert await events(world, call, eventTypeId=[type_id]) == ["e1 is running."]
     by = vim.event.EventFilterSpec.ByEntity
     own = by(entity=vim.VirtualMachine(ids.vm_moid(one.id)), recursion="self")
     assert await events(world, call, entity=own) == ["e1 is running."]

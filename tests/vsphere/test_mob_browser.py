@@ -36,13 +36,15 @@ async def test_a_person_clones_a_vm(tmp_path: Path) -> None:
     state.chmod(0o755)
     try:
         async with Host.open(load({"state_dir": state}, env={})) as host, served(host):
-            url = await _prepare(host)
-            async with browser(tmp_path) as page:
-                await page.go(url.replace("https://", f"https://{WHO}@") + "/mob/")
-                await _clone(page)
-                await _look_around(page)
-            await _clone_by_rest(url, str(host.access.vsphere().ca_file))
-            await host.stop_all_vms()
+            try:
+                url = await _prepare(host)
+                async with browser(tmp_path) as page:
+                    await page.go(url.replace("https://", f"https://{WHO}@") + "/mob/")
+                    await _clone(page)
+                    await _look_around(page)
+                await _clone_by_rest(url, str(host.access.vsphere().ca_file))
+            finally:
+                await host.stop_all_vms()
         assert not left_behind(state)
     finally:
         shutil.rmtree(state, ignore_errors=True)
@@ -63,14 +65,14 @@ async def _prepare(host: Host) -> str:
 async def _clone(page: Page) -> None:
     assert await page.text("h1") == "ServiceInstance"
     await page.write("input[name=find]", "source")
-    await page.click("css selector", "header button")
-    await page.click("link text", "source")
+    await page.follow("css selector", "header button")
+    await page.follow("link text", "source")
     assert "poweredOn" in await page.text(".sub")
-    await page.click("link text", "instantClone")
+    await page.follow("link text", "instantClone")
     assert "<name>kid</name>" in await page.run("return document.querySelector('textarea').value")
-    await page.click("css selector", "button.go")
+    await page.follow("css selector", "button.go")
     assert "Method Invocation Result" in await page.text(".note")
-    await page.click("css selector", ".note a")
+    await page.follow("css selector", ".note a")
 
     async def is_done() -> bool:
         """The page renews itself; it is only looked at, in one piece."""
@@ -78,7 +80,7 @@ async def _clone(page: Page) -> None:
 
     await until(is_done)
     assert await page.text(".note .badge") == "success", await page.text(".note")
-    await page.click("css selector", ".note p:last-of-type a")
+    await page.follow("css selector", ".note p:last-of-type a")
     assert await page.text("h1") == "kid"
     assert "poweredOn" in await page.text(".sub")
 
@@ -101,9 +103,9 @@ async def _clone_by_rest(url: str, ca_file: str) -> None:
 
 async def _look_around(page: Page) -> None:
     """What a person with a keyboard, or without colours or a wide screen, has of it."""
-    await page.click("link text", "reconfigure")
+    await page.follow("link text", "reconfigure")
     await page.write("textarea", "<spec><colour>red</colour></spec>")
-    await page.click("css selector", "button.go")
+    await page.follow("css selector", "button.go")
     assert "spec.colour" in await page.text(".note.bad")
     unnamed = "return [...document.querySelectorAll('input:not([type=hidden]),textarea,select')]"
     unnamed += ".filter(one => !one.labels.length && !one.ariaLabel).length"

@@ -6,14 +6,17 @@ from typing import Any
 
 import pytest
 
-from ramet.errors import CapacityError
+from ramet.errors import CapacityError, ConflictError, NotFoundError
 from ramet.host.service import Host
-from ramet.model.machine import Nic
+from ramet.model.host import Network
+from ramet.model.machine import Nic, VmState
+from ramet.model.requests import RegisterVm
 from ramet.vsphere import ids
 from ramet.vsphere.core.calls import Call
 from ramet.vsphere.core.dispatch import invoke
 from ramet.vsphere.core.properties import read_now
 from ramet.vsphere.core.world import World
+from ramet.vsphere.following import Follower
 from ramet.vsphere.inventory.places import Places
 from ramet.vsphere.machine.virtual_machine import VirtualMachine
 from ramet.vsphere.types import vim, vmodl
@@ -95,6 +98,119 @@ async def test_a_name_is_given_once(caller: Caller) -> None:
         await caller.do(web.moid, "Rename_Task", newName="w w w")
 
 
+async def test_a_vm_is_unregistered_and_registered_again(caller: Caller) -> None:
+    mo = await made(caller, "web")
+    path = await read_now(mo, "config.files.vmPathName")
+    layers = set(caller.host.floor.rooms.layers.ids())
+    await caller.do(mo.moid, "UnregisterVM")
+    assert caller.world.get(mo.moid) is None
+    assert await caller.host.list_vms() == []
+    await caller.host.floor.collect_layers()
+    assert set(caller.host.floor.rooms.layers.ids()) == layers, "its disks are kept"
+    other = await made(caller, "web")
+    where: Any = {"path": path, "asTemplate": False}
+    with pytest.raises(vim.fault.DuplicateName) as taken:
+        await caller.do(ids.VM_FOLDER, "RegisterVM_Task", **where)
+    assert taken.value.object._moId == other.moid
+    folder = await caller.do(ids.VM_FOLDER, "CreateFolder", name="team")
+    again = await caller.done(folder._moId, "RegisterVM_Task", **where, name="www")
+    assert again._moId == mo.moid
+    back = await seen(caller.world, mo.vm)
+    assert (await read_now(back, "name"), (await read_now(back, "parent"))._moId) == ("www", folder._moId)
+    with pytest.raises(vim.fault.AlreadyExists):
+        await caller.do(ids.VM_FOLDER, "RegisterVM_Task", **where)
+    await caller.do(mo.moid, "UnregisterVM")
+    await caller.done(ids.VM_FOLDER, "RegisterVM_Task", path=path, asTemplate=True)
+    back = await seen(caller.world, mo.vm)
+    assert (await read_now(back, "name"), await read_now(back, "config.template")) == ("www", True)
+
+
+@pytest.mark.parametrize(
+    ("path", "refused"),
+    [
+        ("[ramet] vms/000000000000/web.vmx", vim.fault.NotFound),
+        ("[ramet] vms", vim.fault.NotFound),
+        ("[ramet] layers/x/y.vmx", vim.fault.NotFound),
+        ("[other] vms/000000000000/web.vmx", vim.fault.InvalidDatastorePath),
+        ("[ramet] ../vms/web.vmx", vim.fault.InvalidDatastorePath),
+        ("web.vmx", vim.fault.InvalidDatastorePath),
+    ],
+)
+async def test_what_was_not_unregistered_cannot_be_registered(caller: Caller, path: str, refused: Any) -> None:
+    with pytest.raises(refused):
+        await caller.do(ids.VM_FOLDER, "RegisterVM_Task", path=path, asTemplate=False)
+
+
+async def test_what_was_said_of_a_vm_comes_back_with_it(caller: Caller) -> None:
+    mo = await made(caller, "web")
+    spec = vim.vm.ConfigSpec(annotation="Hm.", instanceUuid="5F0F4A1E-51A4-4F6B-9D53-000000000001")
+    await caller.done(mo.moid, "ReconfigVM_Task", spec=spec)
+    team = await caller.do(ids.VM_FOLDER, "CreateFolder", name="team")
+    await caller.done(team._moId, "MoveIntoFolder_Task", list=[mo.ref])
+    path = await read_now(mo, "config.files.vmPathName")
+    await mo.live.change(expires_at=1.0)
+    await caller.do(mo.moid, "UnregisterVM")
+    assert mo.live.vm.expires_at is None, "else its first moment back would be its last"
+    await caller.done(team._moId, "Destroy_Task")
+    await caller.done(ids.VM_FOLDER, "RegisterVM_Task", path=path, asTemplate=False)
+    back = await seen(caller.world, mo.vm)
+    assert await read_now(back, "config.annotation") == "Hm."
+    assert await read_now(back, "config.instanceUuid") == "5f0f4a1e-51a4-4f6b-9d53-000000000001"
+    assert (await read_now(back, "parent"))._moId == ids.VM_FOLDER
+    folder = await read_now(caller.world.find(ids.VM_FOLDER), "childEntity")
+    assert mo.moid in [one._moId for one in folder]
+
+
+async def test_a_suspended_vm_comes_back_as_no_template(caller: Caller) -> None:
+    mo = await made(caller, "web")
+    path = await read_now(mo, "config.files.vmPathName")
+    await mo.live.change(state=VmState.SUSPENDED)
+    await caller.do(mo.moid, "UnregisterVM")
+    with pytest.raises(vmodl.fault.InvalidArgument):
+        await caller.do(ids.VM_FOLDER, "RegisterVM_Task", path=path, asTemplate=True)
+    await caller.done(ids.VM_FOLDER, "RegisterVM_Task", path=path, asTemplate=False)
+
+
+async def test_what_an_unregistered_vm_holds_says_how_to_reach_it(caller: Caller) -> None:
+    mo = await made(caller, "web", nics=(Nic(id="net0", network="lab"),))
+    await caller.host.floor.inventory.networks.add(Network(name="lab"))
+    await caller.do(mo.moid, "UnregisterVM")
+    with pytest.raises(ConflictError) as held:
+        await caller.host.remove_network("lab")
+    assert f"ramet vm register {mo.vm.id}" in (held.value.hint or "")
+
+
+async def test_what_was_said_of_vms_that_went_while_nobody_looked_is_forgotten(caller: Caller) -> None:
+    mo = await made(caller, "web")
+    for vm_id in ("0123456789ab", mo.vm.id):
+        await caller.world.part(Places).change(vm_id, annotation="Hm.")
+    await Follower(caller.world).forget_the_gone()
+    assert caller.world.part(Places).noted() == [mo.vm.id]
+
+
+async def test_of_several_that_were_unregistered_one_is_named_by_its_id(caller: Caller) -> None:
+    first = await made(caller, "web")
+    await caller.do(first.moid, "UnregisterVM")
+    second = await made(caller, "web")
+    await caller.do(second.moid, "UnregisterVM")
+    with pytest.raises(NotFoundError, match="Several"):
+        await caller.host.register_vm(RegisterVm(ref="web"))
+    assert (await caller.host.register_vm(RegisterVm(ref=first.vm.id))).id == first.vm.id
+    with pytest.raises(ConflictError):
+        await caller.host.register_vm(RegisterVm(ref="web"))
+    assert (await caller.host.register_vm(RegisterVm(ref="web", name="other"))).id == second.vm.id
+    with pytest.raises(NotFoundError, match="unregistered"):
+        await caller.host.register_vm(RegisterVm(ref="web"))
+
+
+async def test_a_vm_that_is_on_stays_registered(caller: Caller) -> None:
+    mo = await made(caller, "web")
+    await mo.live.change(state=VmState.RUNNING)
+    with pytest.raises(vim.fault.InvalidPowerState):
+        await caller.do(mo.moid, "UnregisterVM")
+    assert await read_now(mo, "name") == "web"
+
+
 async def test_a_vm_that_is_off_has_its_own_refusals(caller: Caller) -> None:
     mo = await made(caller, "web")
     spec = vim.vm.InstantCloneSpec(name="kid", location=vim.vm.RelocateSpec())
@@ -117,7 +233,6 @@ async def test_a_vm_that_is_off_has_its_own_refusals(caller: Caller) -> None:
 @pytest.mark.parametrize(
     ("method", "arguments"),
     [
-        ("UnregisterVM", {}),
         ("RelocateVM_Task", {"spec": vim.vm.RelocateSpec()}),
         ("MigrateVM_Task", {"priority": "defaultPriority"}),
         ("CreateSnapshot_Task", {"name": "s", "memory": True, "quiesce": False}),

@@ -17,10 +17,11 @@ from pyVim.connect import SmartConnect
 from pyVim.task import WaitForTask
 
 from ramet.api import Client
-from ramet.model.requests import CreateVm, DiskRequest
+from ramet.machine.steps import SETTLE_STEPS
+from ramet.model.requests import CreateVm, DiskRequest, NicRequest
 from ramet.vsphere import ids
 from ramet.vsphere.types import vim, vmodl
-from tests.guest.daemon_kit import finish
+from tests.guest.daemon_kit import finish, inventory_is_true, until
 from tests.vsphere.client_kit import PASSWORD, USER, Served, served
 from tests.vsphere.test_concurrency import names_in, wait, watch_names
 
@@ -178,3 +179,52 @@ def test_whoever_waits_when_the_daemon_is_killed_is_told_and_finds_everything_ag
     assert rest.ask("GET", f"/api/vcenter/vm/{doomed}")[0] == 404
     for si in (again, observer, watching, tasking):
         si._stub.DropConnections()
+
+
+def copy_spec(card: Any) -> Any:
+    """Without its source's card, and with a name for its guest."""
+    removed = vim.vm.device.VirtualDeviceSpec(operation="remove", device=card)
+    kinds = vim.vm.customization
+    identity = kinds.LinuxPrep(hostName=kinds.FixedName(name="db-1"), domain="example.org")
+    return vim.vm.CloneSpec(
+        location=vim.vm.RelocateSpec(), powerOn=False, template=False, config=vim.vm.ConfigSpec(deviceChange=[removed]),
+        customization=kinds.Specification(identity=identity, globalIPSettings=kinds.GlobalIPSettings()),
+    )  # fmt: skip
+
+
+def begun_customizations(si: Any) -> list[str]:
+    """Of whom: what their guests were to be told was kept."""
+    wanted = vim.event.EventFilterSpec(eventTypeId=["CustomizationStartedEvent"])
+    return [event.vm.name for event in si.content.eventManager.QueryEvents(wanted)]
+
+
+@pytest.mark.parametrize("step", SETTLE_STEPS)
+def test_a_copy_whose_shaping_a_crash_cuts_off_is_whole_or_gone(server: Served, step: str) -> None:
+    request = CreateVm(name="golden", nics=(NicRequest(network=None),), disks=(DiskRequest(size_mib=16),))
+    finish(server.client, server.client.create_vm(request))
+    server.daemon.stop()
+    client = server.daemon.start(kill_at=step)
+    si = connect(server)
+    golden = si.content.searchIndex.FindByInventoryPath("ramet/vm/golden")
+    (card,) = (one for one in golden.config.hardware.device if isinstance(one, vim.vm.device.VirtualEthernetCard))
+    with pytest.raises(CUT):
+        WaitForTask(golden.CloneVM_Task(golden.parent, "copy", copy_spec(card)), si=si)
+    server.daemon.wait_killed()
+    si._stub.DropConnections()
+
+    client = server.daemon.start()
+    inventory_is_true(client, server.daemon, {"golden", "copy"})
+    left = {vm.name: vm for vm in client.list_vms()}
+    with server.connected() as si:
+        if step == "copy.settled":
+            copied = left.pop("copy")
+            assert not copied.nics
+            WaitForTask(vim.VirtualMachine(ids.vm_moid(copied.id), si._stub).PowerOnVM_Task())
+            until(lambda: begun_customizations(si) == ["copy"])
+    assert list(left) == ["golden"]
+    with server.connected() as si:
+        golden = si.content.searchIndex.FindByInventoryPath("ramet/vm/golden")
+        WaitForTask(golden.CloneVM_Task(golden.parent, "another", copy_spec(card)), si=si)
+    server.daemon.stop()
+    client = server.daemon.start()
+    assert "another" in {vm.name for vm in client.list_vms()}

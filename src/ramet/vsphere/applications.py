@@ -6,6 +6,7 @@ from ramet.vsphere.access.address import Address
 from ramet.vsphere.console import app as console
 from ramet.vsphere.console.consoles import PATH as CONSOLES
 from ramet.vsphere.core.world import World
+from ramet.vsphere.files import app as files
 from ramet.vsphere.guest import transfer
 from ramet.vsphere.mob import app as mob
 from ramet.vsphere.rest import app as rest
@@ -15,7 +16,7 @@ from ramet.vsphere.wire import endpoint as soap
 
 
 def make_root(world: World) -> Root:
-    automation = rest.make_app(world)
+    automation, read = rest.make_app(world), files.make_app(world)
     return Root(
         [
             ("/sdk", soap.make_app(world)),
@@ -25,6 +26,8 @@ def make_root(world: World) -> Root:
             ("/mob", mob.make_app(world)),
             (transfer.PATH, transfer.make_app(world)),
             (CONSOLES, console.make_app(world)),
+            (files.FOLDER, read),
+            (files.SCREEN, read),
         ]
     )
 

@@ -45,6 +45,13 @@ class Follower:
         self._revision = await self._world.store.revision()
         await self._look_at_all()
 
+    async def forget_the_gone(self) -> None:
+        """What was said of VMs that were removed while nobody followed."""
+        inventory, places = self._world.host.floor.inventory, self._world.part(Places)
+        for vm_id in places.noted():
+            if inventory.get_vm(vm_id) is None:
+                await places.forget(vm_id)
+
     async def run(self) -> None:
         while True:
             try:
@@ -65,7 +72,7 @@ class Follower:
         for mo in self._world.of_kind(vim.VirtualMachine):
             vm_id = ids.vm_id(mo.moid)
             if vm_id is not None and vm_id not in present:
-                await self._is_gone(vm_id)
+                await self._is_gone(vm_id, forget=inventory.get_vm(vm_id) is None)
 
     async def _learn(self, change: Change) -> None:
         kind, _, name = change.key.partition("/")
@@ -80,9 +87,10 @@ class Follower:
     # -- VMs -------------------------------------------------------------------------------------------------------
 
     async def _learn_vm(self, vm_id: str, value: dict[str, Any] | None) -> None:
-        """What waits in a pool is nobody's VM, and not shown."""
-        if value is None or value.get("pool_of") is not None:
-            await self._is_gone(vm_id)
+        """What waits in a pool is nobody's VM, and not shown; nor is a copy that is being made, or was unregistered."""
+        hidden = value is not None and (value.get("pool_of") is not None or value.get("registered") is False)
+        if value is None or hidden or value.get("provisional"):
+            await self._is_gone(vm_id, forget=value is None)
             return
         try:
             told = Vm.model_validate(value)
@@ -106,14 +114,15 @@ class Follower:
         if before != after and mo is not None:
             world.updates.reshape(moid)
 
-    async def _is_gone(self, vm_id: str) -> None:
-        moid = ids.vm_moid(vm_id)
-        if self._world.get(moid) is None:
-            return
-        self._touch_holders(vm_id)
-        self._world.remove(moid)
-        self._touch_networks(self._networks.pop(vm_id, frozenset()))
-        await self._world.part(Places).forget(vm_id)
+    async def _is_gone(self, vm_id: str, *, forget: bool) -> None:
+        """`forget` what was said of it, too: not of one that was unregistered, which may come back."""
+        moid, places = ids.vm_moid(vm_id), self._world.part(Places)
+        if self._world.get(moid) is not None:
+            self._touch_holders(vm_id)
+            self._world.remove(moid)
+            self._touch_networks(self._networks.pop(vm_id, frozenset()))
+        if forget:
+            await places.forget(vm_id)
 
     def _touch_holders(self, vm_id: str) -> None:
         for moid in (*_HOLDS_VMS, self._world.part(Places).note(vm_id).folder):

@@ -1,6 +1,6 @@
 """How managed objects are named. Most ids follow from what they stand for, so nothing about them is kept.
 
-vm_moid("3f00…") -> "vm-69269232549888"     vm_id("vm-69269232549888") -> "3f00…"
+vm_moid("3f00a1b2c2ba") -> "vm-1057006002"     vm_id("vm-1057006002") -> "3f00a1b2c2ba"
 task_moid(task_id), folder_moid(folder_id), network_moid(name), nic_key(nic), disk_key(disk)
 VM_FOLDER, HOST, …                          those of the fixed objects
 """
@@ -11,6 +11,7 @@ import hashlib
 import uuid
 
 from ramet.model.machine import Disk, Nic, Vm
+from ramet.model.vm_ids import VM_NUMBERS, numbered_vm_id, vm_number
 
 SERVICE_INSTANCE = "ServiceInstance"
 ROOT_FOLDER = "group-d1"
@@ -36,16 +37,26 @@ SCSI_FIRST, DISK_FIRST, CDROM_FIRST, NIC_FIRST, SERIAL = 1000, 2000, 3000, 4000,
 """Keys of virtual devices, as the original counts them."""
 
 _ID_DIGITS = 12
+_UNNUMBERED = 16**_ID_DIGITS
+_LONGEST = len(str(2 * _UNNUMBERED))
 _INSTANCES = uuid.UUID("6f1d2a34-0d6c-5c57-9d53-5b0a0c6e7a11")
 
 
 def vm_moid(vm_id: str) -> str:
-    return f"vm-{int(vm_id, 16)}"
+    """With the VM's number; of an id that stands for none, with all of it, which is larger than those."""
+    number, whole = vm_number(vm_id), int(vm_id, 16)
+    if number is None:
+        number = whole + _UNNUMBERED if whole in VM_NUMBERS else whole
+    return f"vm-{number}"
 
 
 def vm_id(moid: str) -> str | None:
     """The id of the VM that a moid stands for; None when it stands for none."""
-    return _id_of(moid, "vm-")
+    number = _number_of(moid, "vm-")
+    if number is None or number in VM_NUMBERS:
+        return None if number is None else numbered_vm_id(number)
+    whole = number - _UNNUMBERED if number - _UNNUMBERED in VM_NUMBERS else number
+    return f"{whole:0{_ID_DIGITS}x}" if whole < _UNNUMBERED else None
 
 
 def task_moid(task_id: str) -> str:
@@ -53,7 +64,8 @@ def task_moid(task_id: str) -> str:
 
 
 def task_id(moid: str) -> str | None:
-    return _id_of(moid, "task-")
+    number = _number_of(moid, "task-")
+    return f"{number:0{_ID_DIGITS}x}" if number is not None and number < _UNNUMBERED else None
 
 
 def folder_moid(folder_id: str) -> str:
@@ -78,9 +90,8 @@ def disk_key(disk: Disk) -> int:
     return DISK_FIRST + disk.index
 
 
-def _id_of(moid: str, prefix: str) -> str | None:
+def _number_of(moid: str, prefix: str) -> int | None:
     number = moid.removeprefix(prefix)
-    if not moid.startswith(prefix) or not (number.isascii() and number.isdigit()) or len(number) > 15:
+    if not moid.startswith(prefix) or not (number.isascii() and number.isdigit()) or len(number) > _LONGEST:
         return None
-    found = f"{int(number):0{_ID_DIGITS}x}"
-    return found if len(found) == _ID_DIGITS else None
+    return int(number)

@@ -23,6 +23,7 @@ from ramet.vsphere.core.objects import Mo
 from ramet.vsphere.core.world import World
 from ramet.vsphere.following import Follower
 from ramet.vsphere.guest import managers as guest_managers
+from ramet.vsphere.guest.first_boot import FirstBoots
 from ramet.vsphere.inventory import objects as inventory
 from ramet.vsphere.inventory.entity import Labels
 from ramet.vsphere.inventory.folders import VmFolder
@@ -79,11 +80,17 @@ async def open_world(host: Host) -> AsyncIterator[World]:
             world.add(mo)
     for record in places.folders():
         world.add(VmFolder(world, record.moid))
-    lives = {"follow the host": follower.run, "guests": guests.run, "tasks": tasks.run}
+    lives = {
+        "follow the host": follower.run,
+        "guests": guests.run,
+        "tasks": tasks.run,
+        "first boots": FirstBoots(world).run,
+    }
     running: list[asyncio.Task[None]] = []
     try:
         await tasks.load()
         await follower.load()
+        await follower.forget_the_gone()
         running += [asyncio.create_task(_go_on(name, run), name=f"vsphere: {name}") for name, run in lives.items()]
         async with access.opened(world), managers.opened(world), consoles.opened(world):
             _label(world)

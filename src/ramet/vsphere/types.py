@@ -35,6 +35,7 @@ __all__ = [
     "is_a",
     "load_types",
     "make",
+    "needed_of",
     "operation_info",
     "prior_versions",
     "property_info",
@@ -138,6 +139,23 @@ def _types_of(infos: Any) -> list[Any]:
 def fields_of(wire: Any) -> dict[str, Any]:
     """What the schema says of a data object's fields, by name, in their order on the wire."""
     return {info.name: info for info in wire._GetPropertyList()}
+
+
+@remember(8192)
+def needed_of(wire: Any) -> tuple[str, ...]:
+    """Fields without which a data object is not taken: those that the schema requires, and lists may be empty.
+
+    A plain value that was added to its type by a later version is not among them. Clients made for an older one cannot
+    know it, and do not always say which one they were made for; it is false, zero or empty then.
+    """
+    return tuple(name for name, info in fields_of(wire).items() if _is_needed(wire, info))
+
+
+def _is_needed(wire: Any, info: Any) -> bool:
+    if info.flags & Support.F_OPTIONAL or issubclass(info.type, Support.Array):
+        return False
+    owner = next(kind for kind in wire.__mro__ if info in getattr(kind, "_propList", ()))
+    return info.version == owner._version or not issubclass(info.type, (bool, int, float, str))
 
 
 @remember(8192)

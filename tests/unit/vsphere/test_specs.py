@@ -13,7 +13,7 @@ from ramet.model.requests import ChangeVm, CloneVm, DiskRequest, NicChange, NicR
 from ramet.model.units import MIB
 from ramet.vsphere import ids
 from ramet.vsphere.core.objects import Mo, prop
-from ramet.vsphere.guest.customization import values_of
+from ramet.vsphere.guest.customization_spec import values_of
 from ramet.vsphere.machine.spec_create import creation_of
 from ramet.vsphere.machine.spec_instant import order_of
 from ramet.vsphere.machine.spec_options import Options, options_of

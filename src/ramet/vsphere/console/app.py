@@ -54,7 +54,7 @@ def make_app(world: World) -> App:
 
 
 async def _no_websocket(send: Send) -> None:
-    body = b"A console is a WebSocket: open this address with noVNC, or with VMware's WebMKS.\n"
+    body = b"A console is a WebSocket: open this address with noVNC.\n"
     headers = [
         (b"content-type", b"text/plain; charset=utf-8"),
         (b"content-length", str(len(body)).encode()),

@@ -99,6 +99,11 @@ CHECK = "exit 0"
 
 CHECK_ROOT = '[ "$(id -u)" = 0 ] || { echo "Permission denied: it needs the superuser" >&2; exit 1; }'
 
+TIME_ZONE = r"""
+[ -e "/usr/share/zoneinfo/$1" ] || { echo "$1: No such file or directory" >&2; exit 1; }
+ln -sf "/usr/share/zoneinfo/$1" /etc/localtime && printf '%s\n' "$1" >/etc/timezone
+"""
+
 PROGRAM = r"""
 case $1 in
     /*) stat -L -- "$1" >/dev/null || exit

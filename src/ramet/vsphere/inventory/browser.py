@@ -45,7 +45,7 @@ class DatastoreBrowser(Mo):
         return await self._search(call, "SearchDatastoreSubFolders_Task", datastorePath, searchSpec, deep=True)
 
     async def _search(self, call: Call, name: str, path: str, spec: Any, *, deep: bool) -> Any:
-        inner = _inside(path)
+        inner = inside(path)
         root = Path(self.world.host.settings.state_dir)
         found: list[Any] = []
 
@@ -61,7 +61,7 @@ class DatastoreBrowser(Mo):
         return await self.world.part(Tasks).run_work(call, name, store, work, result=result)
 
 
-def _inside(path: str) -> PurePosixPath:
+def inside(path: str) -> PurePosixPath:
     """'[ramet] vms/1' -> vms/1. InvalidDatastorePath for what is elsewhere."""
     label, closed, rest = path.strip().partition("]")
     inner = PurePosixPath(rest.strip().lstrip("/"))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ramet.model.units import MIB
+from ramet.vsphere.inventory.cpu_features import Processor, processor_of
 
 FRESH_S = 2.0
 _DMI = Path("/sys/class/dmi/id")
@@ -53,6 +54,7 @@ class HostFacts:
     kernel: str
     nics: tuple[HostNic, ...]
     numa_nodes: int
+    cpu: Processor
 
     @property
     def capacity_mhz(self) -> int:
@@ -91,6 +93,7 @@ def read_host() -> HostFacts:
         kernel=os.uname().release,
         nics=tuple(_nics()),
         numa_nodes=len(list(Path("/sys/devices/system/node").glob("node[0-9]*"))) or 1,
+        cpu=processor_of(first),
     )
 
 

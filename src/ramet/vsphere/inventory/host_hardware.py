@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ramet.vsphere.inventory.cpu_features import cpu_features
 from ramet.vsphere.inventory.host_facts import HostFacts, HostNic
 from ramet.vsphere.types import vim
 
@@ -20,6 +21,7 @@ def hardware_info(facts: HostFacts) -> Any:
         cpuPkg=[_package(facts, index, hz) for index in range(facts.packages)],
         memorySize=facts.memory_bytes,
         numaInfo=vim.host.NumaInfo(type="NUMA" if facts.numa_nodes > 1 else "NONE", numNodes=facts.numa_nodes),
+        cpuFeature=cpu_features(facts.cpu),
         smcPresent=False,
         biosInfo=vim.host.BIOSInfo(biosVersion=facts.bios_version, vendor=facts.bios_vendor),
     )
@@ -34,6 +36,7 @@ def _package(facts: HostFacts, index: int, hz: int) -> Any:
         busHz=0,
         description=facts.cpu_model,
         threadId=list(range(index * share, (index + 1) * share)),
+        cpuFeature=cpu_features(facts.cpu),
     )
 
 

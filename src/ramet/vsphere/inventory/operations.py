@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ramet.model.host import Task
+from ramet.model.machine import VmState
+from ramet.model.requests import RegisterVm
 from ramet.vsphere import ids
 from ramet.vsphere.core.calls import Call
 from ramet.vsphere.core.objects import Mo, operation
+from ramet.vsphere.inventory.browser import inside
 from ramet.vsphere.inventory.places import Places
 from ramet.vsphere.machine.long_work import ended, run, show, until_known
 from ramet.vsphere.machine.operations_life import refused
 from ramet.vsphere.machine.operations_power import PowerOperations
-from ramet.vsphere.machine.refusals import refusing
+from ramet.vsphere.machine.refusals import duplicate_name, refusing
 from ramet.vsphere.machine.spec_create import Creation, creation_of
+from ramet.vsphere.machine.spec_instant import check_name
 from ramet.vsphere.machine.spec_privileges import require_creation
 from ramet.vsphere.types import vim, vmodl
+
+if TYPE_CHECKING:
+    from ramet.machine.live import LiveMachine
 
 _FILES = "VMs have no files of their own that could be registered: an image is imported with 'ramet image import'."
 _ONE_HOST = "This server is one host, which is in the inventory from the start."
@@ -98,7 +105,46 @@ class FolderOperations(Mo):
         await until_known(self.world, ids.vm_moid(vm_id))
         return vim.VirtualMachine(ids.vm_moid(vm_id))
 
-    register = refused("RegisterVM_Task", _FILES)
+    @operation(
+        "RegisterVM_Task",
+        privilege="VirtualMachine.Inventory.Register",
+        partial="VMs that were unregistered, by the path that they had; there is one pool and one host to choose",
+    )
+    async def register(
+        self, call: Call, path: str, asTemplate: bool, name: str | None = None, pool: Any = None, host: Any = None
+    ) -> Any:
+        with refusing(self):
+            live = self._unregistered(path)
+            wanted = name or live.name
+            check_name(wanted, "name")
+            if asTemplate and live.vm.state is not VmState.OFF:
+                raise vmodl.fault.InvalidArgument(
+                    invalidProperty="asTemplate", msg=f"{live.name!r} is {live.vm.state.value}: no template is."
+                )
+            if self.world.host.floor.is_taken(wanted):
+                raise duplicate_name(self.world, wanted, f"There is a VM named {wanted!r} already. Give another name.")
+
+        async def work(_: Any) -> None:
+            await self._places.change(live.id, folder=self.moid, template=asTemplate)
+            await self.world.host.register_vm(RegisterVm(ref=live.id, name=wanted))
+
+        async def result(_: Task) -> Any:
+            await until_known(self.world, ids.vm_moid(live.id))
+            return vim.VirtualMachine(ids.vm_moid(live.id))
+
+        return await run(self, call, "RegisterVM_Task", work, result=result)
+
+    def _unregistered(self, path: str) -> LiveMachine:
+        """By a path like `[ramet] vms/3f00a1b2c2ba/web.vmx`: of that VM, however it was called since."""
+        inner = inside(path)
+        vm_id = inner.parts[1] if len(inner.parts) == 3 and inner.parts[0] == "vms" and inner.suffix == ".vmx" else ""
+        live = self.world.host.floor.machines.get(vm_id)
+        if live is None or live.vm.is_pooled or live.vm.provisional:
+            raise vim.fault.NotFound(msg=f"There is no VM at {path!r}.")
+        if live.vm.registered:
+            raise vim.fault.AlreadyExists(name=live.name, msg=f"{live.name!r} is registered.")
+        return live
+
     unregister_and_destroy = refused("UnregisterAndDestroy_Task", "Destroy_Task removes a folder with its VMs.")
     create_cluster = refused("CreateCluster", _ONE_HOST)
     create_cluster_ex = refused("CreateClusterEx", _ONE_HOST)

@@ -4,6 +4,7 @@ places = Places(world); await places.load()
 places.note(vm_id) -> VmNote                       # a default one for a VM that nothing was said of
 await places.change(vm_id, folder="group-v3")      # what is changed is durable, and told to who waits
 places.vms_in(folder_moid) -> list[vm_id]
+places.ordered() -> [(vm_id, Ordered)]             # who is to be customized at the next power-on
 places.folder(moid) -> FolderRecord or None; places.folders_in(moid)
 await places.make_folder(parent_moid, name) -> Folder's moid         # DuplicateName, InvalidName
 await places.rename_folder(moid, name) / move_folder(moid, parent_moid) / remove_folder(moid)
@@ -19,6 +20,7 @@ from pydantic import Field
 from ramet.host.inventory import Table
 from ramet.host.store import Change
 from ramet.model.base import Model
+from ramet.model.identity import Customization
 from ramet.model.units import new_id
 from ramet.vsphere import ids
 from ramet.vsphere.types import vim
@@ -43,6 +45,15 @@ class FolderRecord(Model):
         return ids.folder_moid(self.id)
 
 
+class Ordered(Model):
+    """What a guest is to be told at its VM's next power-on."""
+
+    values: Customization
+    begun: bool = False
+    """The guest was asked: what comes of it is the VM's identity, and the host's to finish."""
+    time_zone: str | None = Field(default=None, max_length=64, pattern=r"^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$")
+
+
 class VmNote(Model):
     """What clients have said of a VM that the machine itself does not know."""
 
@@ -52,6 +63,7 @@ class VmNote(Model):
     annotation: str = Field(default="", max_length=65536)
     instance_uuid: str | None = None
     guest_id: str | None = Field(default=None, max_length=80)
+    customization: Ordered | None = None
 
 
 class Places:
@@ -64,9 +76,10 @@ class Places:
         self._by_moid: dict[str, FolderRecord] = {}
         self._inside: dict[str, set[str]] = {}
         """Folder -> ids of the VMs in it that are not in the topmost one."""
+        self._ordered: dict[str, Ordered] = {}
 
     async def load(self) -> None:
-        """Read what is remembered. Notes of VMs that are gone stay until the VM's id is used again, which is never."""
+        """Read what is remembered."""
         for table in (self._folders, self._notes):
             for entry in await self._world.store.list(table.prefix):
                 self._learn(table, Change(entry.key, entry.value, entry.revision))
@@ -84,7 +97,8 @@ class Places:
         found = self._notes.get(vm_id)
         if found is None:
             return VmNote.model_construct(
-                vm_id=vm_id, folder=ids.VM_FOLDER, template=False, annotation="", instance_uuid=None, guest_id=None
+                vm_id=vm_id, folder=ids.VM_FOLDER, template=False, annotation="", instance_uuid=None, guest_id=None,
+                customization=None,
             )
         if found.folder != ids.VM_FOLDER and found.folder not in self._by_moid:  # a folder that is gone
             return found.model_copy(update={"folder": ids.VM_FOLDER})
@@ -113,18 +127,30 @@ class Places:
             await self._notes.remove(vm_id)
 
     def vms_in(self, moid: str) -> list[str]:
-        """Ids of the VMs of a folder, in no particular order."""
+        """Ids of the VMs of a folder that there are, in no particular order."""
         if moid != ids.VM_FOLDER:
-            return list(self._inside.get(moid, ()))
+            inside = self._inside.get(moid, ())
+            return [vm_id for vm_id in inside if self._world.get(ids.vm_moid(vm_id)) is not None]
         elsewhere: set[str] = set().union(*self._inside.values()) if self._inside else set()
         vms = (ids.vm_id(mo.moid) for mo in self._world.of_kind(vim.VirtualMachine))
         return [one for one in vms if one is not None and one not in elsewhere]
 
+    def ordered(self) -> list[tuple[str, Ordered]]:
+        """VMs whose guests are to be customized when they are powered on next."""
+        return list(self._ordered.items())
+
+    def noted(self) -> list[str]:
+        """Ids of VMs that something was said of, whether there are any or not."""
+        return [note.vm_id for note in self._notes.all()]
+
     def _enter(self, note: VmNote) -> None:
-        if note.folder != ids.VM_FOLDER:
+        if note.customization is not None:
+            self._ordered[note.vm_id] = note.customization
+        if note.folder in self._by_moid:
             self._inside.setdefault(note.folder, set()).add(note.vm_id)
 
     def _leave(self, note: VmNote) -> None:
+        self._ordered.pop(note.vm_id, None)
         inside = self._inside.get(note.folder)
         if inside is not None:
             inside.discard(note.vm_id)
@@ -206,6 +232,7 @@ class Places:
         if record is not None:
             await self._folders.remove(record.id)
             self._by_moid.pop(moid, None)
+            self._inside.pop(moid, None)  # what was unregistered in it comes back elsewhere
             self._world.remove(moid)
             self._world.updates.touch(record.parent)
 

@@ -13,21 +13,29 @@ if TYPE_CHECKING:
     from ramet.vsphere.machine.view import MachineView
 
 _UNMANAGED = "2147483647"
+_NO_MAC = (None, "", "00:00:00:00:00:00")
+_NO_CARD = -1
+"""What the schema has as the key of the card of an interface that belongs to none."""
 
 
 def ip_address(mo: MachineView) -> str | None:
-    """The first card's that has one, as others reach it; else what the guest says."""
+    """The first card's that has one, as others reach it; else what the guest says, of its cards before the rest."""
     known = mo.guests.addresses(mo.vm)
     for nic in mo.vm.machine.nics:
         if nic.id in known:
             return known[nic.id]
     macs = {nic.mac for nic in mo.vm.machine.nics}
-    seen = mo.seen
-    for interface in seen.interfaces if seen is not None else ():
-        for address in interface.addresses if interface.mac in macs else ():
+    for interface in sorted(_told(mo), key=lambda one: one.mac not in macs):
+        for address in interface.addresses:
             if address.kind == "ipv4" and not address.address.startswith(("127.", "169.254.")):
                 return str(address.address)
     return None
+
+
+def _told(mo: MachineView) -> list[Any]:
+    """Interfaces that the guest tells of, but for its loopback."""
+    seen = mo.seen
+    return [one for one in seen.interfaces if one.mac not in _NO_MAC] if seen is not None else []
 
 
 def running_status(mo: MachineView) -> str:
@@ -109,26 +117,37 @@ def guest_summary(mo: MachineView) -> Any:
 
 
 def nics(mo: MachineView) -> list[Any]:
-    """Of cards that have an address, or of which the guest has said something."""
-    seen, known = mo.seen, mo.guests.addresses(mo.vm)
-    told = {one.mac: one for one in seen.interfaces} if seen is not None else {}
-    return [
-        _nic(mo, nic, known.get(nic.id), told.get(nic.mac))
-        for nic in mo.vm.machine.nics
+    """Of cards that have an address, or of which the guest has said something; then its other interfaces.
+
+    Those of a bridge in the guest, for one, and those of a clone that was left as it is: its guest still has the MAC
+    addresses of its source.
+    """
+    known, cards = mo.guests.addresses(mo.vm), mo.vm.machine.nics
+    told = {one.mac: one for one in _told(mo)}
+    own = [
+        _nic(nic.network, nic.mac, _addresses(told.get(nic.mac), known.get(nic.id)),
+             connected=nic.connected and mo.vm.is_on, key=ids.nic_key(nic))
+        for nic in cards
         if nic.id in known or nic.mac in told
-    ]
+    ]  # fmt: skip
+    others = (one for mac, one in told.items() if one.addresses and mac not in {nic.mac for nic in cards})
+    return own + [_nic(None, one.mac, _addresses(one), connected=mo.vm.is_on, key=_NO_CARD) for one in others]
 
 
-def _nic(mo: MachineView, nic: Any, outer: str | None, told: Any) -> Any:
+def _addresses(told: Any, outer: str | None = None) -> dict[str, int]:
+    """Address -> length of its prefix: the one that others reach first."""
     inner = {one.address: one.prefix for one in told.addresses} if told is not None else {}
-    lengths = {**({outer: inner.get(outer, 24)} if outer else {}), **inner}
+    return {**({outer: inner.get(outer, 24)} if outer else {}), **inner}
+
+
+def _nic(network: str | None, mac: str, lengths: dict[str, int], *, connected: bool, key: int) -> Any:
     return made(
         vim.vm.GuestInfo.NicInfo,
-        network=nic.network,
+        network=network,
         ipAddress=list(lengths),
-        macAddress=nic.mac,
-        connected=nic.connected and mo.vm.is_on,
-        deviceConfigId=ids.nic_key(nic),
+        macAddress=mac,
+        connected=connected,
+        deviceConfigId=key,
         ipConfig=made(
             vim.net.IpConfigInfo,
             ipAddress=[

@@ -46,6 +46,14 @@ class LifeOperations(MachineOperations):
     async def _gone(self, _: Task) -> None:
         await until_known(self.world, self.moid, gone=True)
 
+    @operation("UnregisterVM", privilege="VirtualMachine.Inventory.Unregister")
+    async def unregister(self, call: Call) -> None:
+        """What it is stays, under the path that `config.files.vmPathName` has: RegisterVM_Task takes that. What clients
+        said of it, as its folder, goes."""
+        with refusing(self, "poweredOff"):
+            await self.host.unregister_vm(self.vm_id)
+        await until_known(self.world, self.moid, gone=True)
+
     @operation("MarkAsTemplate")
     async def mark_as_template(self, call: Call) -> None:
         with refusing(self, "poweredOff"):
@@ -91,9 +99,6 @@ class LifeOperations(MachineOperations):
 
     # -- what there is not -----------------------------------------------------------------------------------------
 
-    unregister = refused(
-        "UnregisterVM", "A VM cannot be taken out of the inventory and kept: Destroy_Task removes it with its disks."
-    )
     acquire_mks_ticket = refused("AcquireMksTicket", _CONSOLES)
     relocate = refused("RelocateVM_Task", _ONE_HOST)
     migrate = refused("MigrateVM_Task", _ONE_HOST)
@@ -104,8 +109,3 @@ class LifeOperations(MachineOperations):
     consolidate = refused("ConsolidateVMDisks_Task", "Chains of disk layers are shortened by the host itself.")
     promote = refused("PromoteDisks_Task", "Chains of disk layers are shortened by the host itself.")
     reload_from_path = refused("reloadVirtualMachineFromPath_Task", _FILES)
-    customize = refused(
-        "CustomizeVM_Task",
-        "A VM that is off is not customized: power it on and call CustomizeGuest_Task of the guest customization "
-        "manager, or clone it with ramet.identity = auto.",
-    )

@@ -25,7 +25,6 @@ needed: the source's disks as they are now are immutable from then on."""
 _REFUSED = {
     "snapshot": "There are no snapshots: the copy begins with the disks as they are.",
     "memory": "InstantClone_Task clones a VM with its memory.",
-    "customization": "A copy is not customized while it is off: power it on and call CustomizeGuest_Task.",
 }
 
 
@@ -37,6 +36,8 @@ class CopyOrder:
     """What its location says of its devices, and what its config says."""
     template: bool
     power_on: bool
+    customization: Any
+    """The spec for the copy's first boot."""
 
 
 def copy_of(world: World, live: LiveMachine, folder: Any, name: str, spec: Any) -> CopyOrder:
@@ -57,6 +58,7 @@ def copy_of(world: World, live: LiveMachine, folder: Any, name: str, spec: Any) 
         wishes=_wishes(world, live, spec),
         template=bool(spec.template),
         power_on=bool(spec.powerOn),
+        customization=spec.customization,
     )
 
 

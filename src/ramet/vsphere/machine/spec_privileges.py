@@ -34,6 +34,7 @@ NETWORK = "Network.Assign"
 SPACE = "Datastore.AllocateSpace"
 POOL = "Resource.AssignVMToPool"
 POWER_ON = "VirtualMachine.Interact.PowerOn"
+CUSTOMIZE = "VirtualMachine.Provisioning.Customize"
 FROM_EXISTING = "VirtualMachine.Inventory.CreateFromExisting"
 
 OF_FIELDS = {
@@ -113,6 +114,8 @@ def require_clone(call: Call, mo: Mo, spec: Any, *, of_template: bool) -> None:
         call.require(POOL, mo)
     if spec.powerOn:
         call.require(POWER_ON, mo)
+    if spec.customization is not None:
+        call.require(CUSTOMIZE, mo)
     if spec.location is not None:
         require_fields(call, mo, vim.vm.ConfigSpec(deviceChange=spec.location.deviceChange))
     if spec.config is not None:

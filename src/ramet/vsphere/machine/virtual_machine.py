@@ -6,6 +6,7 @@ from ramet.vsphere.machine.operations_answer import AnswerOperations
 from ramet.vsphere.machine.operations_clone import CloneOperations
 from ramet.vsphere.machine.operations_config import ConfigOperations
 from ramet.vsphere.machine.operations_console import ConsoleOperations
+from ramet.vsphere.machine.operations_customize import CustomizeOperations
 from ramet.vsphere.machine.operations_life import LifeOperations
 from ramet.vsphere.machine.operations_power import PowerOperations
 from ramet.vsphere.machine.properties import MachineProperties
@@ -15,6 +16,7 @@ class VirtualMachine(
     PowerOperations,
     CloneOperations,
     ConfigOperations,
+    CustomizeOperations,
     LifeOperations,
     ConsoleOperations,
     AnswerOperations,

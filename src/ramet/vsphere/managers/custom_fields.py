@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from ramet.host.store import Delete, Put
 from ramet.model.base import Model
+from ramet.vsphere import ids
 from ramet.vsphere.core.calls import Call
 from ramet.vsphere.core.faults import fault
 from ramet.vsphere.core.objects import Mo, operation, prop
@@ -74,10 +75,17 @@ class CustomFields:
             except ValidationError:
                 log.warning("values of custom fields were ignored", key=entry.key)
                 continue
-            if self._world.get(record.moid) is None:
+            if self._is_gone(record.moid):
                 await store.delete(entry.key)
             else:
                 self._values[record.moid] = dict(record.values)
+
+    def _is_gone(self, moid: str) -> bool:
+        """A VM that was unregistered may come back."""
+        vm_id = ids.vm_id(moid)
+        return self._world.get(moid) is None and (
+            vm_id is None or self._world.host.floor.inventory.get_vm(vm_id) is None
+        )
 
     # -- reading -----------------------------------------------------------------------------------------------------
 

@@ -30,11 +30,22 @@ _BY_STATE = {
     "starting": "VmStartingEvent",
     "stopping": "VmStoppingEvent",
 }
-_BY_KIND = {"vm.removed": "VmRemovedEvent", USER_EVENT: "GeneralUserEvent"}
+_BY_KIND = {
+    "vm.removed": "VmRemovedEvent",
+    "vm.unregistered": "VmRemovedEvent",
+    "vm.registered": "VmRegisteredEvent",
+    "vm.customization-started": "CustomizationStartedEvent",
+    "vm.customized": "CustomizationSucceeded",
+    "vm.customization-failed": "CustomizationFailed",
+    USER_EVENT: "GeneralUserEvent",
+}
 _WARNINGS = ("host.warning", "vm.identity-failed", "events.lost")
+_ERRORS = ("vm.customization-failed",)
 TYPES = (
-    "VmCreatedEvent", "VmClonedEvent", "VmRemovedEvent", "VmPoweredOnEvent", "VmPoweredOffEvent", "VmSuspendedEvent",
-    "VmResumingEvent", "VmStartingEvent", "VmStoppingEvent", "GeneralUserEvent", "GeneralHostWarningEvent", "EventEx",
+    "VmCreatedEvent", "VmClonedEvent", "VmRegisteredEvent", "VmRemovedEvent",
+    "VmPoweredOnEvent", "VmPoweredOffEvent", "VmSuspendedEvent", "VmResumingEvent", "VmStartingEvent",
+    "VmStoppingEvent", "CustomizationStartedEvent", "CustomizationSucceeded", "CustomizationFailed",
+    "GeneralUserEvent", "GeneralHostWarningEvent", "EventEx",
 )  # fmt: skip
 """Those that events of this server are of."""
 
@@ -57,6 +68,11 @@ class Told:
         type_id = f"vim.event.{name}" if name != "EventEx" else _extended_id(event)
         moid = ids.vm_moid(event.vm_id) if event.vm_id else str(event.fields.get("moid") or ids.HOST)
         return cls(event, name, type_id, _category(event), moid, str(event.fields.get("user") or ""))
+
+    @property
+    def type_names(self) -> frozenset[str]:
+        """What clients call its type: by the whole id, and by the last of its words as well."""
+        return frozenset((self.type_id, self.type_name, self.type_id.rpartition(".")[2]))
 
     @property
     def wire(self) -> Any:
@@ -112,7 +128,7 @@ def _type_of(event: Event) -> str:
     if event.kind == "host.warning" and not event.vm_id:
         return "GeneralHostWarningEvent"
     found = _BY_KIND.get(event.kind, "EventEx")
-    return found if event.vm_id or not found.startswith("Vm") else "EventEx"
+    return found if event.vm_id or not found.startswith(("Vm", "Customization")) else "EventEx"
 
 
 def _state_type(event: Event) -> str:
@@ -146,7 +162,7 @@ def _category(event: Event) -> str:
         return severity if severity in CATEGORIES else "info"
     if event.kind in _WARNINGS or (event.kind == "host.memory" and event.fields.get("level") != "ok"):
         return "warning"
-    return "info"
+    return "error" if event.kind in _ERRORS else "info"
 
 
 def _vm_argument(vm_id: str, name: str) -> Any:

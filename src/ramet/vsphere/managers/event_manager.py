@@ -197,7 +197,7 @@ def _fits(told: Told, spec: Any) -> bool:
     return (
         (spec.time is None or _is_at(told.event.at, spec.time))
         and (not spec.category or told.category in spec.category)
-        and (not spec.eventTypeId or told.type_id in spec.eventTypeId)
+        and (not spec.eventTypeId or not told.type_names.isdisjoint(spec.eventTypeId))
         and (not spec.type or any(is_a(told.wire, wanted) for wanted in spec.type))
         and (spec.userName is None or _is_by(told.user, spec.userName))
         and (spec.eventChainId in (None, told.event.seq))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ramet.vsphere.types import NAMESPACE, Support, is_a
+from ramet.vsphere.types import NAMESPACE, Support, is_a, needed_of
 from ramet.vsphere.wire import leaves
 from ramet.vsphere.wire.leaves import wrong
 from ramet.vsphere.wire.xml_tree import Element, XmlError, parse_tree
@@ -104,6 +104,6 @@ def _data(element: Element, kind: Any, where: str) -> Any:
 
 def check_required(kind: Any, given: Any, where: str) -> None:
     """InvalidArgument for the first field that must be there and is not."""
-    for info in kind._GetPropertyList():
-        if info.name not in given and not info.flags & Support.F_OPTIONAL and not leaves.is_array(info.type):
-            raise wrong(f"{where}.{info.name}", f"a {leaves.type_name(kind)} needs it.")
+    for name in needed_of(kind):
+        if name not in given:
+            raise wrong(f"{where}.{name}", f"a {leaves.type_name(kind)} needs it.")

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ramet.vsphere.types import FETCH, NAMESPACE, Support, fields_of, is_a, make, vmodl, wire_name
+from ramet.vsphere.types import FETCH, NAMESPACE, Support, fields_of, is_a, make, needed_of, vmodl, wire_name
 from ramet.vsphere.wire import leaves
 from ramet.vsphere.wire.leaves import wrong
 from ramet.vsphere.wire.xml_tree import Element, XmlError, parse_tree
@@ -178,8 +178,8 @@ def _data(element: Element, kind: Any, where: str) -> Any:
     known = fields_of(kind)
     given = _by_name(element.children, known, where)
     made = make(kind, **{name: _value(found, known[name].type, f"{where}.{name}") for name, found in given.items()})
-    for name, info in known.items():
-        if name not in given and not info.flags & Support.F_OPTIONAL and not leaves.is_array(info.type):
+    for name in needed_of(kind):
+        if name not in given:
             raise wrong(f"{where}.{name}", f"a {wire_name(kind)} needs it.")
     return made
 

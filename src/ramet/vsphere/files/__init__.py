@@ -1,0 +1,1 @@
+"""Files of VMs over HTTP, and pictures of their displays."""
