@@ -21,10 +21,11 @@ from ramet.hypervisor.plan import QEMU_ENVIRONMENT
 from ramet.hypervisor.process import QemuProcess
 from ramet.hypervisor.rundir import RunDir
 from ramet.hypervisor.stray import end_behind
-from ramet.hypervisor.stun_client import end_children, to_its_end
+from ramet.hypervisor.stun_client import end_children
 from ramet.machine.live import LiveMachine
 from ramet.machine.rooms import Rooms
 from ramet.memory.holdings import Holding
+from ramet.model.cancellation import to_its_end
 from ramet.model.machine import Vm
 from ramet.model.memory import MemoryKind
 from ramet.model.units import MIB

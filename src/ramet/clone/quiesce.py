@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from ramet.errors import DeadlineError, GuestError, RametError
 from ramet.guest.identity import freeze_hooks
-from ramet.hypervisor.stun_client import to_its_end
 from ramet.machine.live import LiveMachine
+from ramet.model.cancellation import to_its_end, uncut
 from ramet.model.requests import CloneVm
 
 _log = logging.getLogger(__name__)
@@ -55,9 +55,7 @@ async def quiesced(live: LiveMachine, request: CloneVm) -> AsyncIterator[Quiesce
         yield done
     finally:
         if done.any:
-            _, cancelled = await to_its_end(_wake_source(live, done))
-            if cancelled:
-                raise asyncio.CancelledError
+            await uncut(_wake_source(live, done))
 
 
 async def _has_agent(live: LiveMachine) -> bool:

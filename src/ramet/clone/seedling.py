@@ -25,12 +25,12 @@ from ramet.hypervisor.devicestate import replace_macs
 from ramet.hypervisor.fork import ForkReply, ForkRequest
 from ramet.hypervisor.process import QemuProcess
 from ramet.hypervisor.stray import end_behind
-from ramet.hypervisor.stun_client import to_its_end
 from ramet.machine.live import LiveMachine
 from ramet.machine.paths import StatePaths
 from ramet.machine.power import end_process
 from ramet.machine.steps import reach
 from ramet.machine.wiring import attach_nic, wire
+from ramet.model.cancellation import uncut
 from ramet.model.machine import Lineage, Machine, Vm, VmState
 from ramet.model.views import CloneTimings
 
@@ -205,9 +205,7 @@ async def record(seedling: Seedling) -> None:
 async def confine(seedling: Seedling) -> None:
     """Into its own control group, with its limits; to its end, or a group would be made that nobody removes."""
     work = asyncio.to_thread(seedling.live.confine, seedling.live.require_process())
-    _, cancelled = await to_its_end(work)
-    if cancelled:
-        raise asyncio.CancelledError
+    await uncut(work)
 
 
 def _with_own_macs(seedling: Seedling, device_state: bytes) -> bytes:

@@ -28,11 +28,12 @@ from ramet.clone.seedling import prepare, release
 from ramet.clone.zygote import begin, fork_frozen
 from ramet.errors import DamagedError
 from ramet.hypervisor.fork import ForkRequest
-from ramet.hypervisor.stun_client import end_children, to_its_end
+from ramet.hypervisor.stun_client import end_children
 from ramet.machine import blocks
 from ramet.machine.lifecycle import Operation, next_state
 from ramet.machine.live import LiveMachine
 from ramet.machine.steps import reach
+from ramet.model.cancellation import to_its_end
 from ramet.model.identity import Identity
 from ramet.model.machine import Moment
 from ramet.model.units import new_id

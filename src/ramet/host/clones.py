@@ -21,9 +21,9 @@ from ramet.host.locks import VmLocks
 from ramet.host.pools import PoolDesk
 from ramet.host.tasks import TaskHandle, TaskManager
 from ramet.host.vms import PATIENCE_S, until_free
-from ramet.hypervisor.stun_client import to_its_end
 from ramet.machine.lifecycle import Operation, next_state
 from ramet.machine.live import LiveMachine
+from ramet.model.cancellation import to_its_end
 from ramet.model.host import Task
 from ramet.model.machine import Moment, VmState
 from ramet.model.memory import MemorySample

@@ -27,9 +27,9 @@ from ramet.clone.workflows import disks_now
 from ramet.errors import CapacityError, StateError
 from ramet.host.floor import Floor
 from ramet.host.tasks import TaskHandle
-from ramet.hypervisor.stun_client import to_its_end
 from ramet.machine.live import LiveMachine
 from ramet.machine.steps import reach
+from ramet.model.cancellation import to_its_end
 from ramet.model.identity import hostname_from
 from ramet.model.machine import Disk, Machine, Nic, Vm, VmState
 from ramet.model.requests import CopyVm

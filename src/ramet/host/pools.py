@@ -27,9 +27,9 @@ from ramet.host.locks import VmLocks
 from ramet.host.pool_keeper import PoolKeeper, PoolLimits
 from ramet.host.pool_shelf import PoolShelf
 from ramet.host.tasks import TaskManager
-from ramet.hypervisor.stun_client import to_its_end
 from ramet.machine.live import LiveMachine
 from ramet.memory.host import available_memory_bytes
+from ramet.model.cancellation import to_its_end
 from ramet.model.machine import Vm
 from ramet.model.pool import PoolSpec, PoolState, PoolView, SetPool
 from ramet.model.requests import CloneVm

@@ -18,12 +18,12 @@ from ramet.host.creating import check_create, create
 from ramet.host.floor import Floor
 from ramet.host.locks import VmLocks
 from ramet.host.tasks import TaskHandle, TaskManager
-from ramet.hypervisor.stun_client import to_its_end
 from ramet.machine import power
 from ramet.machine.balloon import LISTENS, apply_memory_target
 from ramet.machine.lifecycle import Operation, allows, next_state
 from ramet.machine.live import LiveMachine
 from ramet.machine.steps import reach
+from ramet.model.cancellation import to_its_end
 from ramet.model.host import Task
 from ramet.model.machine import Vm, VmState
 from ramet.model.requests import ChangeVm, CopyVm, CreateVm, RegisterVm, StopVm

@@ -11,9 +11,9 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final
 
 from ramet.errors import InternalError, RametError, from_dict
 from ramet.hypervisor import stun_restore
@@ -21,21 +21,17 @@ from ramet.hypervisor.fork import ForkReply
 from ramet.hypervisor.stun_link import HelperLostError, Job, Link
 from ramet.hypervisor.stun_plan import RESTORE_TIMEOUT_S, SnapshotStep, StunPlan, StunResult, StunTimings
 from ramet.hypervisor.stun_wire import Message
+from ramet.model.cancellation import to_its_end, uncut
 
 _CHILD_END_TIMEOUT_S: Final = 10.0
 _SLACK_S: Final = 5.0  # between the helper's own bounds and ours: a helper in order always answers first
-
-_T = TypeVar("_T")
-
 
 async def release(qmp_path: str, *, timeout_s: float) -> None:
     """Let a source that a stun holds run on (`cont` out of `postmigrate`), by its ``stun`` socket.
 
     Raises QemuError when it does not run afterwards, DeadlineError. Cancelled, it waits for its end first.
     """
-    _, cancelled = await to_its_end(asyncio.to_thread(stun_restore.release, qmp_path, timeout_s=timeout_s))
-    if cancelled:
-        raise asyncio.CancelledError
+    await uncut(asyncio.to_thread(stun_restore.release, qmp_path, timeout_s=timeout_s))
 
 
 class StunHelper:
@@ -142,22 +138,6 @@ def _result(job: Job, message: Message) -> StunResult:
         status_before=job.status_before,
         held=job.plan.hold,
     )
-
-
-async def to_its_end(work: Coroutine[Any, Any, _T]) -> tuple[_T, bool]:
-    """Await `work`, which is bounded by itself, however often the caller is cancelled; its result, and whether it was.
-
-    When `work` fails its error is raised, unless the caller was cancelled: then that is what is raised.
-    """
-    task, cancelled = asyncio.ensure_future(work), False
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError:
-            cancelled = True
-    if cancelled and task.exception() is not None:
-        raise asyncio.CancelledError from task.exception()
-    return task.result(), cancelled
 
 
 async def end_children(forks: Sequence[ForkReply]) -> None:

@@ -22,7 +22,7 @@ from ramet.model.host import Network
 from ramet.model.units import check_mac
 from ramet.network.addresses import gateway_of, host_range
 from ramet.network.namespace import NamespaceThread
-from ramet.network.services import Service, ServiceSpec, end_all, find_program, spawn_detached
+from ramet.network.services import Service, ServiceSpec, end_all, find_program, serve, spawn_detached
 
 DOMAIN = "ramet.internal"
 LEASE_S = 3600
@@ -168,15 +168,8 @@ class Dhcp:
         Raises UnsupportedError when dnsmasq is not installed; ToolError when it does not start, or tries on (`insist`).
         """
         spec = await asyncio.to_thread(self._prepare, network)
-        running = self._services.get(network.name)
-        if running is not None:
-            if running.spec == spec:
-                return
-            del self._services[network.name]
-            await running.stop()
         service = Service(spec, self._spawn, lambda: self._is_ready(network.bridge))
-        await service.start(insist=insist)
-        self._services[network.name] = service
+        await serve(self._services, network.name, service, insist=insist)
 
     def set_reservations(self, network: str, reservations: Mapping[str, str]) -> None:
         """Give these MACs these addresses always (MAC -> address) and no others reserved ones, from `ensure` on.

@@ -24,7 +24,7 @@ from ramet.network.firewall import FENCE_PREFIX
 from ramet.network.ledger import Claim, Ledger
 from ramet.network.links import Links
 from ramet.network.namespace import Namespace, NamespaceThread, in_namespace
-from ramet.network.services import Service, ServiceSpec, end_all, spawn_detached
+from ramet.network.services import Service, ServiceSpec, end_all, serve, spawn_detached
 
 logger = logging.getLogger(__name__)
 
@@ -170,15 +170,8 @@ class Fences:
         files = self._directory / fence.stem
         text = parts.render_dhcp(fence, files, service_user())
         spec = await asyncio.to_thread(dnsmasq_spec, f"dnsmasq of fence {fence.name}", files, text)
-        running = self._services.get(fence.token)
-        if running is not None:
-            if running.spec == spec:
-                return
-            del self._services[fence.token]
-            await running.stop()
         service = Service(spec, functools.partial(self._spawn, fence.namespace), functools.partial(_is_ready, files))
-        await service.start()
-        self._services[fence.token] = service
+        await serve(self._services, fence.token, service)
 
     async def _spawn(self, namespace: Namespace, spec: ServiceSpec) -> int:
         await asyncio.to_thread(spec.log.with_suffix(".pid").unlink, missing_ok=True)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network
 
 from ramet.errors import ConflictError, UsageError
+from ramet.model.cancellation import uncut
 from ramet.model.host import Network
 from ramet.model.units import check_mac
 from ramet.network.dhcp import Dhcp
@@ -29,7 +30,10 @@ class Reservations:
 
     async def replace(self, group: Network, reservations: Mapping[str, str]) -> None:
         """MAC -> address, exactly these from now on. UsageError for an address that no guest can have, ConflictError
-        for one that somebody has: nothing has changed then."""
+        for one that somebody has: nothing has changed then. To its end, so that dnsmasq and the ledger say the same."""
+        await uncut(self._replace(group, reservations))
+
+    async def _replace(self, group: Network, reservations: Mapping[str, str]) -> None:
         if group.cidr is None or group.fenced:
             raise UsageError(f"Port group {group.name!r} has no addresses to reserve.")
         wanted = {check_mac(mac): address for mac, address in reservations.items()}

@@ -13,11 +13,13 @@ import os
 import pwd
 import shutil
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ramet.errors import DeadlineError, ToolError, UnsupportedError
+from ramet.model.cancellation import to_its_end, uncut
 from ramet.network.namespace import TOOL_PATH
 
 logger = logging.getLogger(__name__)
@@ -31,7 +33,7 @@ _LONGEST_BACKOFF_S = 30.0
 _STABLE_S = 60.0
 _CMDLINE_BYTES = 65536
 
-Spawn = Callable[["ServiceSpec"], Awaitable[int]]
+Spawn = Callable[["ServiceSpec"], Coroutine[Any, Any, int]]
 Ready = Callable[[], Awaitable[bool]]
 
 
@@ -208,8 +210,12 @@ class Service:
         return await asyncio.to_thread(find_running, self.spec.program, self.spec.mark)
 
     async def _launch(self) -> Child:
-        child = Child(await self._spawn(self.spec))
+        # A thread starts it: whoever were cancelled meanwhile would leave a program that nobody knows of.
+        pid, cancelled = await to_its_end(self._spawn(self.spec))
+        child = Child(pid)
         try:
+            if cancelled:
+                raise asyncio.CancelledError
             await self._wait_ready(child)
         except BaseException:
             await _end_and_close(child)
@@ -277,6 +283,26 @@ class Service:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
+
+
+async def serve(services: MutableMapping[str, Service], key: str, service: Service, *, insist: bool = False) -> None:
+    """Have `service` run as the one under `key`; one that runs there with the same specification stays.
+
+    To its end, though the caller be cancelled: those served by the one that is replaced would be left without.
+    Raises what `Service.start` does, and then none runs.
+    """
+    await uncut(_serve(services, key, service, insist=insist))
+
+
+async def _serve(services: MutableMapping[str, Service], key: str, service: Service, *, insist: bool) -> None:
+    running = services.get(key)
+    if running is not None:
+        if running.spec == service.spec:
+            return
+        del services[key]
+        await running.stop()
+    await service.start(insist=insist)
+    services[key] = service
 
 
 async def _end_and_close(child: Child) -> None:

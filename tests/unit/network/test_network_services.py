@@ -109,6 +109,45 @@ async def test_a_changed_port_group_gets_another_dnsmasq(tmp_path: Path) -> None
         assert running("dnsmasq", lab) == []
 
 
+async def test_who_is_cancelled_while_it_tells_dnsmasq_leaves_its_port_group_served(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.networks.ensure(A)
+        for number in range(20):  # the moment of the cancellation moves through all of it, some 15 ms
+            mac, address = f"52:54:00:00:00:{number:02x}", f"10.99.0.{number + 100}"
+            telling = asyncio.create_task(lab.networks.claim_addresses("a", {mac: address}))
+            await asyncio.wait({telling}, timeout=number / 1000)
+            telling.cancel()
+            await asyncio.gather(telling, return_exceptions=True)
+            assert len(running("dnsmasq", lab)) == 1
+    assert running("dnsmasq", lab) == []
+
+
+async def test_a_service_that_is_cancelled_while_a_thread_starts_it_is_ended(tmp_path: Path) -> None:
+    log, begun, go_on = tmp_path / "log", asyncio.Event(), asyncio.Event()
+    argv = ("/bin/sleep", "600")
+    spec = services.ServiceSpec("a", "sleep", argv, mark="600", exact="600", log=log)
+    started = []
+
+    async def spawn(spec: services.ServiceSpec) -> int:
+        begun.set()
+        await go_on.wait()
+        started.append(services.spawn_detached(spec))
+        return started[0]
+
+    async def is_ready() -> bool:
+        return True
+
+    starting = asyncio.create_task(services.Service(spec, spawn, is_ready).start())
+    async with asyncio.timeout(20):
+        await begun.wait()
+        starting.cancel()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+    with pytest.raises(ProcessLookupError):
+        os.kill(started[0], 0)
+
+
 CRASHING = """
 import asyncio, pathlib, sys
 from ramet.model.host import Network
