@@ -1,11 +1,12 @@
 #!/bin/sh
 # Prepares this machine and a virtual environment in .venv; does nothing, in a moment, when all is there.
 #
-#   tools/setup.sh            as root: installs what is missing of the packages below, and adds QEMU's own user
+#   tools/setup.sh            as root: installs what is missing of the packages below, adds QEMU's own user,
+#                             and opens /dev/net/tun where udev does not
 #                             as another user: says what to ask for, and goes on without
 #   tools/setup.sh --tests    what only tests need, too
 #
-# RAMET_SETUP_PACKAGES=no leaves the system's packages and users alone.
+# RAMET_SETUP_PACKAGES=no leaves the system's packages, users and devices alone.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -66,6 +67,11 @@ prepare_system() {
         install_packages $missing
     elif [ -n "$missing" ]; then
         say "missing packages; ask for: sudo apt-get install $missing"
+    fi
+    # udev opens it to all at boot; where there is none it stays root's, and pasta, which is for NAT, runs as nobody.
+    if [ "$(id -u)" = 0 ] && [ "$(stat -c %a /dev/net/tun 2>/dev/null)" = 600 ]; then
+        say "opening /dev/net/tun to all users, as udev does"
+        chmod 0666 /dev/net/tun
     fi
     if [ "$(id -u)" = 0 ] && ! id "$QEMU_USER" >/dev/null 2>&1; then
         say "adding the user $QEMU_USER, as whom QEMU runs"

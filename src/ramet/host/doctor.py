@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from ramet.host.doctor_facts import TOOLS, Facts, gather
 from ramet.model.units import GIB, MIB, format_bytes
 from ramet.model.views import CheckView
+from ramet.network.privilege import OPEN_TUN, TUN
 
 if TYPE_CHECKING:
     from ramet.host.settings import Settings
@@ -63,6 +64,7 @@ def checks(facts: Facts) -> list[CheckView]:
         check_guest_kernel,
         check_qemu_user,
         check_privileges,
+        check_nat,
         check_firmware,
         check_state_dir,
         check_disk,
@@ -183,6 +185,12 @@ def check_privileges(facts: Facts) -> CheckView:
         f"lacking: {', '.join(lacking)}",
         "Port groups need them: run the daemon as root. Without, guests have user-mode networking (--nic user).",
     )
+
+
+def check_nat(facts: Facts) -> CheckView:
+    if facts.tun_opens_to_all:
+        return _ok("NAT", "pasta may make an interface")
+    return _warning("NAT", f"{TUN} is not open to all users, and pasta runs as nobody", OPEN_TUN)
 
 
 def check_firmware(facts: Facts) -> CheckView:

@@ -18,6 +18,7 @@ from ramet.errors import RametError
 from ramet.hypervisor.elf import read_elf
 from ramet.hypervisor.firmware import find_uefi
 from ramet.hypervisor.native import library, library_problem
+from ramet.network import privilege
 
 QEMU_USER = "ramet-qemu"
 """QEMU's own system user, where the daemon is root, unless the settings name another."""
@@ -60,6 +61,7 @@ class Facts:
     """Whether it exists."""
     capabilities: int = 0
     tun_opens: bool = False
+    tun_opens_to_all: bool = False
     tools: dict[str, str | None] = field(default_factory=dict)
     uefi: str | None = None
     state_dir: str = ""
@@ -111,7 +113,8 @@ def gather(
         qemu_user_name=qemu_user,
         qemu_user=_user_exists(qemu_user),
         capabilities=_capabilities(),
-        tun_opens=_opens("/dev/net/tun"),
+        tun_opens=_opens(str(privilege.TUN)),
+        tun_opens_to_all=privilege.is_open_to_all(),
         tools={program: shutil.which(program, path=path) for program in TOOLS},
         uefi=str(uefi.code) if uefi else None,
         state_dir=str(state_dir),

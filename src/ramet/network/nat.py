@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ramet.errors import ToolError
+from ramet.network import privilege
 from ramet.network.addresses import UPLINK_ADDRESS, UPLINK_GATEWAY, UPLINK_PREFIX
 from ramet.network.firewall import UPLINK
 from ramet.network.links import Links
@@ -87,7 +89,12 @@ class Nat:
             log=self._log,
         )
         service = Service(spec, self._spawn, self._is_ready)
-        await service.start(insist=insist)
+        try:
+            await service.start(insist=insist)
+        except ToolError as exc:
+            if privilege.is_open_to_all():
+                raise
+            raise ToolError(str(exc), hint=f"pasta runs as nobody. {privilege.OPEN_TUN}") from exc
         self._service = service
 
     async def stop(self) -> None:

@@ -13,6 +13,9 @@ from ramet.network.namespace import TOOL_PATH
 CAP_NET_ADMIN = 12
 CAP_SYS_ADMIN = 21
 
+TUN = Path("/dev/net/tun")
+OPEN_TUN = f"Open it to all users, as udev does at boot: chmod 0666 {TUN}."
+
 REMEDY = "Run the daemon as root (sudo ramet serve), or use the port group 'user', which needs no privilege."
 
 
@@ -20,9 +23,17 @@ def has_tool(name: str) -> bool:
     return shutil.which(name, path=TOOL_PATH) is not None
 
 
+def is_open_to_all(tun: Path = TUN) -> bool:
+    """Whether pasta, which runs as `nobody`, can open it too: where there is no udev it stays root's own."""
+    try:
+        return tun.stat().st_mode & 0o006 == 0o006
+    except OSError:
+        return False
+
+
 def find_problem(
     capabilities: int | None = None,
-    tun: Path = Path("/dev/net/tun"),
+    tun: Path = TUN,
     tool: Callable[[str], bool] = has_tool,
 ) -> str | None:
     """Why this process cannot have port groups, as one sentence; None when it can. Changes nothing."""
