@@ -29,14 +29,15 @@ def alone(folder: Path) -> dict[str, str]:
 
 
 def processes_under(folder: Path) -> list[str]:
-    """Command lines of processes that name a folder."""
+    """Command lines of processes that name a folder, or have open what was in it: QEMU knows it by descriptors."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            line = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            files = [os.readlink(link) for link in (process / "fd").iterdir()]
         except OSError:
             continue
-        if str(folder) in line:
+        if any(str(folder) in text for text in (line, *files)):
             found.append(line)
     return found
 

@@ -33,7 +33,7 @@ from ramet.cli.demo_guest import (
     read_proof,
 )
 from ramet.cli.demo_identity import COLUMNS, DRAW, Face, alike, face, unacknowledged
-from ramet.cli.demo_stage import own_stage
+from ramet.cli.demo_stage import own_stage, to_its_answer
 from ramet.cli.output import Cell, Column, Output, millis, size
 from ramet.cli.progress import follow, succeed
 from ramet.cli.session import Session
@@ -162,7 +162,7 @@ class Show:
             return
         started = self.clock()
         request = BuildImage.model_validate({"recipe": self.plan.image})
-        self._settle(self.client.build_image(request))
+        self._settle(lambda: self.client.build_image(request))
         self._tell(f"Built in {self._since(started)}.")
 
     def _boot(self) -> None:
@@ -173,7 +173,7 @@ class Show:
             request = request.changed(nics=(NicRequest(network="user").model_dump(),))
         started = self.clock()
         self.made.append(SOURCE)
-        self._settle(self.client.create_vm(request))
+        self._settle(lambda: self.client.create_vm(request))
         self._wait_for_answer(SOURCE, BOOT_S)
         self.births.append(Birth(SOURCE, "boot", None, None, self._ms(started)))
         self._tell(f"It booted and answers after {self._since(started)}.")
@@ -224,7 +224,7 @@ class Show:
         self.made += self.plan.many_names
         started = self.clock()
         request = CloneVm(name="pod-{n}", count=self.plan.many)
-        task = self._settle(self.client.clone_vm(SOURCE, request), quietly=True)
+        task = self._settle(lambda: self.client.clone_vm(SOURCE, request), quietly=True)
         for result in self._noted(task):
             self._wait_for_answer(result.name, ANSWER_S)
             t = result.timings_ms
@@ -298,7 +298,7 @@ class Show:
 
     def _delete_source(self) -> None:
         self._scene("Delete the source: nobody depends on it", f"ramet vm rm --force {SOURCE}")
-        self._settle(self.client.remove_vm(SOURCE, True))
+        self._settle(lambda: self.client.remove_vm(SOURCE, True))
         self.made.remove(SOURCE)
         for birth in self.births[1:]:
             self._prove(birth)
@@ -353,7 +353,7 @@ class Show:
         started = self.clock()
         self.made.append(name)
         request = CloneVm(names=(name,), extra_config={NAME_KEY: name})
-        task = self._settle(self.client.clone_vm(SOURCE, request), quietly=True)
+        task = self._settle(lambda: self.client.clone_vm(SOURCE, request), quietly=True)
         (result,) = self._noted(task)
         self._wait_for_answer(name, ANSWER_S)
         stun = result.timings_ms.stun if workflow == "live" else None
@@ -397,8 +397,9 @@ class Show:
     def _has_default_network(self) -> bool:
         return any(network.name == "default" for network in self.client.list_networks())
 
-    def _settle(self, task: Task, *, quietly: bool = False) -> Task:
-        """Wait for a task. Interrupted, it is cancelled and has ended, so that the stage can be cleared."""
+    def _settle(self, ask: Callable[[], Task], *, quietly: bool = False) -> Task:
+        """Begin a task and wait for it. Interrupted, it is cancelled and has ended: the stage can be cleared."""
+        task = to_its_answer(ask)
         try:
             return succeed(self.client.wait_task(task) if quietly else follow(self.client, task, self.out))
         except KeyboardInterrupt:

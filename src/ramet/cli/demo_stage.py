@@ -12,20 +12,23 @@ import select
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ramet.cli.output import Cell, Output
 from ramet.cli.session import Session
-from ramet.errors import NotFoundError, RametError
+from ramet.errors import NotFoundError, RametError, StateError
 
 if TYPE_CHECKING:
     from ramet.api.client import Client
 
 DAEMON_END_S = 20.0
 CANCEL_S = 30.0
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -51,7 +54,7 @@ class Stage:
             self._cancel()
         except (RametError, OSError) as error:
             out.warn(f"What was under way could not be cancelled: {error}")
-        for name in reversed(self.made):
+        for name in self._left():
             try:
                 self._remove(name)
             except (RametError, OSError) as error:
@@ -63,9 +66,18 @@ class Stage:
         """What an interruption came into: a clone that is being made cannot be removed."""
         for task in self.client.list_tasks():
             ours = self.temporary or task.target.partition(",")[0] in self.made
-            if ours and task.cancellable and not task.state.is_final:
-                self.client.cancel_task(task.id)
+            if ours and not task.state.is_final:
+                with contextlib.suppress(StateError):  # it is past that
+                    self.client.cancel_task(task.id)
                 self.client.wait_task(task, timeout_s=CANCEL_S)
+
+    def _left(self) -> list[str]:
+        """The latest first. In a state of our own everything goes, whoever made it for us."""
+        names = list(reversed(self.made))
+        if self.temporary:
+            with contextlib.suppress(RametError, OSError):
+                names += [vm.name for vm in self.client.list_vms() if vm.name not in names]
+        return names
 
     def _remove(self, name: str) -> None:
         from ramet.model.host import Task
@@ -152,10 +164,26 @@ def ending_signals() -> Iterator[None]:
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
     """A second Ctrl-C does not leave the stage half cleared; what follows is bounded."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in ENDING}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def to_its_answer(ask: Callable[[], T]) -> T:
+    """The answer to a request, which is bounded by itself; a signal that ends the show is heard only then.
+
+    What the request begins is known to the daemon from its answer on: before, it could not be cleared.
+    """
+    heard: list[int] = []
+    before = {number: signal.signal(number, lambda signum, frame: heard.append(signum)) for number in ENDING}
+    try:
+        answer = ask()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if heard:
+        raise KeyboardInterrupt
+    return answer

@@ -558,7 +558,9 @@ class FakeClient:
             raise NotFoundError(f"There is no task {task_id!r}.")
         return self.known_tasks[task_id]
 
-    def wait_task(self, task: Task, on_update: Callable[[Task], None] | None = None) -> Task:
+    def wait_task(
+        self, task: Task, on_update: Callable[[Task], None] | None = None, timeout_s: float | None = None
+    ) -> Task:
         self._note("wait_task", task.id)
         for newer in self.running or [task]:
             if on_update is not None:

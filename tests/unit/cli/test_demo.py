@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -27,7 +28,7 @@ from ramet.cli.demo_guest import (
 )
 from ramet.cli.demo_identity import DRAW
 from ramet.clone.customize import numbered_names
-from ramet.errors import GuestError, PeerError
+from ramet.errors import GuestError, PeerError, StateError
 from ramet.model.access import VsphereView
 from ramet.model.host import Image, Network, Task
 from ramet.model.identity import Acknowledgement, Identity, IdentityState, Plan
@@ -64,6 +65,10 @@ class World(FakeClient):
         if self.fault == "interrupt" and len(self.asked("clone_vm")) == 1:
             self._note("clone_vm", ref, request)
             raise KeyboardInterrupt
+        if self.fault == "signal" and len(self.asked("clone_vm")) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+            self.known_tasks["begun"] = task("clone", "live-2", id="begun", state="running", cancellable=True)
+            self.vms["somebodys"] = vm_view("somebodys")
         source = self.guests[ref]
         for _, name in numbered_names(request):
             own = request.extra_config.get(NAME_KEY, "") if self.fault != "name" else "somebody"
@@ -249,6 +254,23 @@ def test_ctrl_c_clears_the_stage(world: World, tmp_path: Path) -> None:
     assert not (tmp_path / "stage").exists()
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_during_a_request_is_heard_after_its_answer(world: World, tmp_path: Path) -> None:
+    world.fault = "signal"
+    assert run(world, "demo", "--micro").exit_code == 130
+    assert len(world.asked("clone_vm")) == 2
+    assert world.asked("cancel_task") == [("begun",)]
+    assert world.vms == {}
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_task_that_cannot_be_cancelled_is_waited_for(world: World) -> None:
+    world.fault = "signal"
+    world.fails["cancel_task"] = StateError("It cannot be cancelled now.")
+    assert run(world, "demo", "--micro").exit_code == 130
+    assert ("begun",) in world.asked("wait_task")
+    assert world.vms == {}
 
 
 def test_ctrl_c_during_a_task_cancels_it_first(world: World) -> None:
