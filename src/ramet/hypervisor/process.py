@@ -215,7 +215,7 @@ def _spawn(plan: LaunchPlan, user: QemuUser | None) -> int:
     """Start it; blocking. Returns the pid of our child, which the caller has to reap."""
     credentials = {}
     if user is not None and user.uid != os.geteuid():
-        credentials = {"user": user.uid, "group": user.gid, "extra_groups": _kvm_group()}
+        credentials = {"user": user.uid, "group": user.gid, "extra_groups": kvm_groups()}
     with plan.stdio() as (stdin, stdout, stderr):
         child = subprocess.Popen(
             plan.argv,
@@ -250,9 +250,11 @@ def _check_preload(plan: LaunchPlan, user: QemuUser | None) -> None:
             raise PrivilegeError(f"The user {user.name} may not read {path}.", hint=f"Open {place} to it.")
 
 
-def _kvm_group() -> list[int]:
+def kvm_groups(device: Path = Path("/dev/kvm")) -> list[int]:
+    """Those that open it, one or none. Never root's: it has the device where there is no udev, and much else."""
     try:
-        return [os.stat("/dev/kvm").st_gid]
+        status = device.stat()
+        return [status.st_gid] if status.st_gid != 0 and status.st_mode & 0o060 == 0o060 else []
     except OSError:
         with suppress(KeyError):
             return [grp.getgrnam("kvm").gr_gid]

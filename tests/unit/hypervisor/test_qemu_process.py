@@ -13,7 +13,7 @@ import pytest
 from ramet.errors import DeadlineError, PrivilegeError
 from ramet.hypervisor.descriptors import DescriptorTable
 from ramet.hypervisor.plan import LaunchPlan
-from ramet.hypervisor.process import ExitStatus, QemuProcess, QemuUser, boot_id, find_user
+from ramet.hypervisor.process import ExitStatus, QemuProcess, QemuUser, boot_id, find_user, kvm_groups
 from ramet.model.machine import Accelerator, Process
 from tests.unit.hypervisor.plan_kit import open_fds
 
@@ -205,6 +205,21 @@ async def test_a_fork_that_is_gone_already_is_said(tmp_path: Path, born: list[Qe
     with pytest.raises(ProcessLookupError):
         QemuProcess.from_fork(process.pid, pidfd)
     assert len(open_fds()) == len(before) - 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.parametrize(
+    ("gid", "mode", "groups"),
+    [(7000, 0o660, [7000]), (7000, 0o666, [7000]), (7000, 0o600, []), (0, 0o600, []), (0, 0o660, [])],
+)
+def test_qemu_gets_the_group_that_opens_kvm_and_never_roots(
+    tmp_path: Path, gid: int, mode: int, groups: list[int]
+) -> None:
+    device = tmp_path / "kvm"
+    device.touch()
+    os.chown(device, -1, gid)
+    device.chmod(mode)
+    assert kvm_groups(device) == groups
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs QEMU as another user")
