@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from ramet.cli.demo_stage import end_process
+from tests.guest.leaks import left_behind
 
 pytestmark = pytest.mark.guest
 
@@ -26,20 +27,6 @@ PROGRAM = [sys.executable, "-P", "-m", "ramet.cli"]
 def alone(folder: Path) -> dict[str, str]:
     """The environment of a demo whose stage lies in `folder`."""
     return {**{k: v for k, v in os.environ.items() if k != "RAMET_STATE"}, "TMPDIR": str(folder)}
-
-
-def processes_under(folder: Path) -> list[str]:
-    """Command lines of processes that name a folder, or have open what was in it: QEMU knows it by descriptors."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            line = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            files = [os.readlink(link) for link in (process / "fd").iterdir()]
-        except OSError:
-            continue
-        if any(str(folder) in text for text in (line, *files)):
-            found.append(line)
-    return found
 
 
 class Ramet:
@@ -251,4 +238,4 @@ def test_an_interrupted_demo_leaves_nothing(folder: Path) -> None:
     (stage,) = [Path(line.split()[1]) for line in seen if line.startswith("State: ")]
     assert not any("Delete the source" in line for line in seen)
     assert list(folder.iterdir()) == []
-    assert processes_under(stage) == []
+    assert left_behind(stage) == []

@@ -12,23 +12,29 @@ import select
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from types import FrameType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ramet.cli.output import Cell, Output
 from ramet.cli.session import Session
-from ramet.errors import NotFoundError, RametError, StateError
+from ramet.errors import NotFoundError, RametError
 
 if TYPE_CHECKING:
     from ramet.api.client import Client
+    from ramet.model.host import Task
 
 DAEMON_END_S = 20.0
 CANCEL_S = 30.0
+REMOVE_S = 60.0
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 T = TypeVar("T")
+Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
 
 
 @dataclass
@@ -50,11 +56,9 @@ class Stage:
     def clear(self, out: Output) -> None:
         """Remove what was made. Bounded, and goes on after a failure, which it tells."""
         out.note("Clearing the stage.")
-        try:
-            self._cancel()
-        except (RametError, OSError) as error:
-            out.warn(f"What was under way could not be cancelled: {error}")
-        for name in self._left():
+        for problem in self._cancel():
+            out.warn(f"What was under way could not be cancelled: {problem}")
+        for name in self._there():
             try:
                 self._remove(name)
             except (RametError, OSError) as error:
@@ -62,16 +66,28 @@ class Stage:
         if self.temporary:
             self._end(out)
 
-    def _cancel(self) -> None:
-        """What an interruption came into: a clone that is being made cannot be removed."""
-        for task in self.client.list_tasks():
-            ours = self.temporary or task.target.partition(",")[0] in self.made
-            if ours and not task.state.is_final:
-                with contextlib.suppress(StateError):  # it is past that
-                    self.client.cancel_task(task.id)
-                self.client.wait_task(task, timeout_s=CANCEL_S)
+    def _cancel(self) -> list[str]:
+        """What an interruption came into: a clone that is being made cannot be removed. Says what went wrong."""
+        problems: list[str] = []
+        try:
+            under_way = [task for task in self.client.list_tasks() if self._is_ours(task) and not task.state.is_final]
+        except (RametError, OSError) as error:
+            return [str(error)]
+        for task in under_way:
+            with contextlib.suppress(RametError, OSError):  # it may be past that: it is waited for
+                self.client.cancel_task(task.id)
+        deadline = time.monotonic() + CANCEL_S
+        for task in under_way:
+            try:
+                self.client.wait_task(task, timeout_s=max(0.0, deadline - time.monotonic()))
+            except (RametError, OSError) as error:
+                problems.append(str(error))
+        return problems
 
-    def _left(self) -> list[str]:
+    def _is_ours(self, task: Task) -> bool:
+        return self.temporary or task.target.partition(",")[0] in self.made
+
+    def _there(self) -> list[str]:
         """The latest first. In a state of our own everything goes, whoever made it for us."""
         names = list(reversed(self.made))
         if self.temporary:
@@ -80,16 +96,15 @@ class Stage:
         return names
 
     def _remove(self, name: str) -> None:
-        from ramet.model.host import Task
-
         with contextlib.suppress(NotFoundError):
-            answer = self.client.remove_vm(name, True)
-            if isinstance(answer, Task):
-                self.client.wait_task(answer)
+            self.client.finish_task(self.client.remove_vm(name, True), timeout_s=REMOVE_S)
 
     def _end(self, out: Output) -> None:
-        """End the daemon, then its folder."""
+        """End the daemon, then its folder; unless there are VMs, which would go on without both."""
         try:
+            if left := [vm.name for vm in self.client.list_vms()]:
+                out.warn(f"{', '.join(left)} could not be removed: the demo's daemon goes on, in {self.state_dir}.")
+                return
             ended = end_process(self.client.host_view().pid, DAEMON_END_S)
         except (RametError, OSError):
             ended = True  # it is not there any more
@@ -123,21 +138,30 @@ def own_stage(session: Session, *, keep: bool) -> Iterator[Stage]:
     temporary = session.given_state is None
     state_dir = _temporary_folder() if temporary else session.state_dir
     session.out.say("State: ", Cell(str(state_dir), "bold"), " (temporary)" if temporary and not keep else "")
+    stages: list[Stage] = []
+
+    def enter() -> None:
+        stages.append(Stage(session.setup.connect(state_dir, True), state_dir, temporary, keep))
+
     with ending_signals():
         try:
-            client = session.setup.connect(state_dir, True)
-        except BaseException:
-            if temporary:
-                shutil.rmtree(state_dir, ignore_errors=True)
-            raise
-        stage = Stage(client, state_dir, temporary, keep)
-        try:
-            yield stage
+            to_its_answer(enter)  # a daemon that starts cannot be ended yet
+            yield stages[0]
         finally:
             with _undisturbed():
-                if not keep:
-                    stage.clear(session.out)
-                client.close()
+                for stage in stages:
+                    if not keep:
+                        stage.clear(session.out)
+                    stage.client.close()
+                if temporary and not stages:
+                    _end_unready(state_dir)
+
+
+def _end_unready(state_dir: Path) -> None:
+    """A daemon that never answered, and its folder."""
+    with contextlib.suppress(OSError, ValueError):
+        end_process(int((state_dir / "run" / "daemon.lock").read_text()), DAEMON_END_S)
+    shutil.rmtree(state_dir, ignore_errors=True)
 
 
 def _temporary_folder() -> Path:
@@ -148,28 +172,18 @@ def _temporary_folder() -> Path:
 
 @contextlib.contextmanager
 def ending_signals() -> Iterator[None]:
-    """Inside, SIGTERM and SIGHUP end the show as Ctrl-C does."""
+    """Inside, SIGTERM and SIGHUP end the show as Ctrl-C does, unless they are ignored (nohup)."""
 
     def interrupt(signum: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
+    with _handled(interrupt, (signal.SIGTERM, signal.SIGHUP)):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
+def _undisturbed() -> AbstractContextManager[None]:
     """A second Ctrl-C does not leave the stage half cleared; what follows is bounded."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in ENDING}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return _handled(signal.SIG_IGN, ENDING)
 
 
 def to_its_answer(ask: Callable[[], T]) -> T:
@@ -178,12 +192,29 @@ def to_its_answer(ask: Callable[[], T]) -> T:
     What the request begins is known to the daemon from its answer on: before, it could not be cleared.
     """
     heard: list[int] = []
-    before = {number: signal.signal(number, lambda signum, frame: heard.append(signum)) for number in ENDING}
     try:
-        answer = ask()
+        with _handled(lambda signum, frame: heard.append(signum), ENDING):
+            return ask()
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if heard:
-        raise KeyboardInterrupt
-    return answer
+        if heard:
+            raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _handled(handler: Handler, numbers: Iterable[signal.Signals]) -> Iterator[None]:
+    """Inside, these signals go to `handler`, but for those that are ignored: all of them, or none."""
+    heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = _install(dict.fromkeys(heeded, handler))
+    try:
+        yield
+    finally:
+        _install(before)
+
+
+def _install(handlers: Mapping[signal.Signals, Handler]) -> dict[signal.Signals, Handler]:
+    """Those of before. None of the signals is heard in between."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, handlers)
+    try:
+        return {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)

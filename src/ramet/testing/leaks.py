@@ -22,7 +22,8 @@ def processes_of(state_dir: Path) -> dict[int, str]:
         if not directory.name.isdigit():
             continue
         with contextlib.suppress(OSError):
-            text = (directory / "maps").read_text() + (directory / "cmdline").read_text().replace("\0", " ")
+            texts = [(directory / name).read_text(errors="replace") for name in ("maps", "cmdline")]
+            text = " ".join(texts).replace("\0", " ")
             opened = [str(link.readlink()) for link in (directory / "fd").iterdir()]
             if int(directory.name) != _self() and (wanted in text or any(path.startswith(wanted) for path in opened)):
                 found[int(directory.name)] = (directory / "comm").read_text().strip()

@@ -567,6 +567,11 @@ class FakeClient:
                 on_update(newer)
         return self.running[-1] if self.running else task
 
+    def finish_task(self, task: Task | str, timeout_s: float | None = None) -> Any:
+        assert isinstance(task, Task)
+        self._note("finish_task", task.id)
+        return task.result
+
     def list_tasks(self) -> list[Task]:
         self._note("list_tasks")
         return list(self.known_tasks.values())

@@ -10,8 +10,9 @@ import signal
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -27,6 +28,7 @@ from ramet.cli.demo_guest import (
     read_proof,
 )
 from ramet.cli.demo_identity import DRAW
+from ramet.cli.session import begin
 from ramet.clone.customize import numbered_names
 from ramet.errors import GuestError, PeerError, StateError
 from ramet.model.access import VsphereView
@@ -35,7 +37,10 @@ from ramet.model.identity import Acknowledgement, Identity, IdentityState, Plan
 from ramet.model.machine import VmState
 from ramet.model.requests import CloneVm, CreateVm, Exec
 from ramet.model.views import CheckView, ExecResult, VmView
-from tests.unit.cli.cli_kit import FakeClient, run, said, task, vm_view
+from tests.unit.cli.cli_kit import FakeClient, run, said, setup, task, vm_view
+
+if TYPE_CHECKING:
+    from ramet.api.client import Client
 
 
 @dataclass
@@ -303,6 +308,72 @@ def test_a_vm_that_cannot_be_removed_does_not_keep_the_others(world: World) -> N
     result = run(world, "demo", "--micro")
     assert "live-2 could not be removed" in result.stderr
     assert set(world.vms) == {"live-2"}
+
+
+def test_what_cannot_be_removed_keeps_its_daemon(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(demo_stage, "end_process", lambda pid, timeout_s: ended.append(pid))
+    world.fails["finish_task"] = GuestError("It does not go.")
+    original = world.remove_vm
+    world.remove_vm = lambda ref, force=False: task("vm.remove", ref) if ref == "live-2" else original(ref, force)  # type: ignore[method-assign]
+    result = run(world, "demo", "--micro")
+    assert f"live-2 could not be removed: the demo's daemon goes on, in {tmp_path}/stage" in result.stderr
+    assert (tmp_path / "stage").exists()
+    assert ended == []
+
+
+def test_ctrl_c_while_the_daemon_starts_is_heard_when_it_answers(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[int] = []
+
+    def end(pid: int, timeout_s: float) -> bool:
+        ended.append(pid)
+        return True
+
+    monkeypatch.setattr(demo_stage, "end_process", end)
+
+    def connect(state: Path, start: bool) -> Client:
+        os.kill(os.getpid(), signal.SIGINT)
+        return cast("Client", world)
+
+    session = begin(replace(setup(world), connect=connect), state=None, as_json=False, quiet=True)
+    with pytest.raises(KeyboardInterrupt), demo_stage.own_stage(session, keep=False):
+        raise AssertionError("It was entered.")
+    assert ended == [world.host_view().pid]
+    assert world.closed
+    assert not (tmp_path / "stage").exists()
+
+
+def test_a_daemon_that_never_answers_is_ended(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(demo_stage, "end_process", lambda pid, timeout_s: ended.append(pid))
+
+    def connect(state: Path, start: bool) -> Client:
+        (state / "run").mkdir()
+        (state / "run" / "daemon.lock").write_text("4321\n")
+        raise PeerError("The daemon was not ready.")
+
+    session = begin(replace(setup(world), connect=connect), state=None, as_json=False, quiet=True)
+    with pytest.raises(PeerError), demo_stage.own_stage(session, keep=False):
+        raise AssertionError("It was entered.")
+    assert ended == [4321]
+    assert not (tmp_path / "stage").exists()
+
+
+def test_a_signal_that_is_ignored_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with demo_stage.ending_signals():
+            os.kill(os.getpid(), signal.SIGHUP)
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_keep_leaves_the_clones_and_says_where(world: World, tmp_path: Path) -> None:
