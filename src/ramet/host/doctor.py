@@ -64,7 +64,6 @@ def checks(facts: Facts) -> list[CheckView]:
         check_guest_kernel,
         check_qemu_user,
         check_privileges,
-        check_nat,
         check_firmware,
         check_state_dir,
         check_disk,
@@ -178,6 +177,9 @@ def check_privileges(facts: Facts) -> CheckView:
     lacking = [name for name, bit in needed.items() if not facts.capabilities >> bit & 1]
     if not facts.tun_opens:
         lacking.append("/dev/net/tun")
+    if not lacking and not facts.tun_opens_to_all:
+        found = f"namespaces and taps can be made; NAT cannot: {TUN} is not open to all users, and pasta runs as nobody"
+        return _warning("privileges", found, OPEN_TUN)
     if not lacking:
         return _ok("privileges", "namespaces and taps can be made")
     return _warning(
@@ -185,12 +187,6 @@ def check_privileges(facts: Facts) -> CheckView:
         f"lacking: {', '.join(lacking)}",
         "Port groups need them: run the daemon as root. Without, guests have user-mode networking (--nic user).",
     )
-
-
-def check_nat(facts: Facts) -> CheckView:
-    if facts.tun_opens_to_all:
-        return _ok("NAT", "pasta may make an interface")
-    return _warning("NAT", f"{TUN} is not open to all users, and pasta runs as nobody", OPEN_TUN)
 
 
 def check_firmware(facts: Facts) -> CheckView:

@@ -167,9 +167,12 @@ class Dhcp:
 
         Raises UnsupportedError when dnsmasq is not installed; ToolError when it does not start, or tries on (`insist`).
         """
-        spec = await asyncio.to_thread(self._prepare, network)
-        service = Service(spec, self._spawn, lambda: self._is_ready(network.bridge))
-        await serve(self._services, network.name, service, insist=insist)
+
+        async def make() -> Service:
+            spec = await asyncio.to_thread(self._prepare, network)
+            return Service(spec, self._spawn, lambda: self._is_ready(network.bridge))
+
+        await serve(self._services, network.name, make, insist=insist)
 
     def set_reservations(self, network: str, reservations: Mapping[str, str]) -> None:
         """Give these MACs these addresses always (MAC -> address) and no others reserved ones, from `ensure` on.

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ramet.errors import NotFoundError, RametError, UsageError
+from ramet.model.cancellation import uncut
 from ramet.model.host import Network
 from ramet.model.machine import Inside, Nic
 from ramet.network import fence as parts
@@ -169,9 +170,13 @@ class Fences:
     async def _serve(self, fence: Fence) -> None:
         files = self._directory / fence.stem
         text = parts.render_dhcp(fence, files, service_user())
-        spec = await asyncio.to_thread(dnsmasq_spec, f"dnsmasq of fence {fence.name}", files, text)
-        service = Service(spec, functools.partial(self._spawn, fence.namespace), functools.partial(_is_ready, files))
-        await serve(self._services, fence.token, service)
+        spawn, is_ready = functools.partial(self._spawn, fence.namespace), functools.partial(_is_ready, files)
+
+        async def make() -> Service:
+            spec = await asyncio.to_thread(dnsmasq_spec, f"dnsmasq of fence {fence.name}", files, text)
+            return Service(spec, spawn, is_ready)
+
+        await serve(self._services, fence.token, make)
 
     async def _spawn(self, namespace: Namespace, spec: ServiceSpec) -> int:
         await asyncio.to_thread(spec.log.with_suffix(".pid").unlink, missing_ok=True)
@@ -223,8 +228,18 @@ class Fences:
                 known = await self._known(fence)
                 if told and any(claim.holder == tap for claim in fence.claims):
                     known |= told
-                if self._note(group.name, fence.name, known):
-                    await self._build(self._fence(group, fence.name))
+                await uncut(self._take_in(group, fence, known))
+
+    async def _take_in(self, group: Network, fence: Fence, known: Mapping[str, str]) -> None:
+        """What is noted is built, or it is not noted: nobody would look at it again."""
+        if not self._note(group.name, fence.name, known):
+            return
+        try:
+            await self._build(self._fence(group, fence.name))
+        except (RametError, OSError):
+            for claim in fence.claims:
+                self._ledger.replace(claim)
+            raise
 
     async def _known(self, fence: Fence) -> dict[str, str]:
         found: dict[str, str] = {}

@@ -392,7 +392,10 @@ class Networks:
         """
         self._check()
         for group in [group for group in self._groups.values() if group.fenced]:
-            await self._fences.learn(group)
+            try:
+                await self._fences.learn(group)
+            except (RametError, OSError) as exc:  # tried again the next time; others' addresses are known all the same
+                logger.warning("addresses in fences of port group %r were not learnt: %s", group.name, exc)
         return await self._known_outside()
 
     async def _known_outside(self) -> dict[str, str]:

@@ -16,6 +16,7 @@ from ramet.network.links import Links
 from ramet.network.namespace import Namespace, NamespaceThread
 from ramet.network.services import Service, ServiceSpec, Spawn, end_all, find_program
 
+HINT = f"pasta runs as nobody. {privilege.OPEN_TUN}"
 APPARMOR = Path("/sys/module/apparmor/parameters/enabled")
 
 
@@ -68,7 +69,9 @@ class Nat:
 
     @property
     def problem(self) -> str | None:
-        return self._service.problem if self._service else None
+        if self._service is None or self._service.problem is None or privilege.is_open_to_all():
+            return self._service.problem if self._service else None
+        return f"{self._service.problem}. {HINT}"
 
     async def ensure(self, *, insist: bool = False) -> None:
         """Have an uplink; idempotent.
@@ -94,7 +97,7 @@ class Nat:
         except ToolError as exc:
             if privilege.is_open_to_all():
                 raise
-            raise ToolError(str(exc), hint=f"pasta runs as nobody. {privilege.OPEN_TUN}") from exc
+            raise ToolError(exc.message, hint=HINT) from exc
         self._service = service
 
     async def stop(self) -> None:

@@ -285,17 +285,20 @@ class Service:
             self._task = None
 
 
-async def serve(services: MutableMapping[str, Service], key: str, service: Service, *, insist: bool = False) -> None:
-    """Have `service` run as the one under `key`; one that runs there with the same specification stays.
+Make = Callable[[], Awaitable[Service]]
 
-    To its end, though the caller be cancelled: those served by the one that is replaced would be left without.
-    Raises what `Service.start` does, and then none runs.
+
+async def serve(services: MutableMapping[str, Service], key: str, make: Make, *, insist: bool = False) -> None:
+    """Have what `make` makes run as the service under `key`; one that runs there with the same specification stays.
+
+    To its end, though the caller be cancelled: those served by the one that is replaced, whose files `make` may
+    replace, would be left without. Raises what `make` does, and what `Service.start` does: then none runs.
     """
-    await uncut(_serve(services, key, service, insist=insist))
+    await uncut(_serve(services, key, make, insist=insist))
 
 
-async def _serve(services: MutableMapping[str, Service], key: str, service: Service, *, insist: bool) -> None:
-    running = services.get(key)
+async def _serve(services: MutableMapping[str, Service], key: str, make: Make, *, insist: bool) -> None:
+    service, running = await make(), services.get(key)
     if running is not None:
         if running.spec == service.spec:
             return

@@ -70,7 +70,7 @@ def test_a_good_host_has_nothing_to_remedy() -> None:
         ({"capabilities": 0}, "privileges", "warning", "--nic user"),
         ({"capabilities": 1 << 12}, "privileges", "warning", "root"),
         ({"tun_opens": False}, "privileges", "warning", "root"),
-        ({"tun_opens_to_all": False}, "NAT", "warning", "chmod 0666 /dev/net/tun"),
+        ({"tun_opens_to_all": False}, "privileges", "warning", "chmod 0666 /dev/net/tun"),
         ({"uefi": None}, "UEFI firmware", "warning", "ovmf"),
         ({"state_dir": "/" + "x" * 100}, "state directory", "missing", "--state"),
         ({"closed_parent": "/root"}, "state directory", "missing", "chmod o+x /root"),

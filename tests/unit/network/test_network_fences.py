@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ramet.errors import ConflictError, UsageError
+from ramet.errors import ConflictError, ToolError, UsageError
 from ramet.model.host import Network
 from ramet.model.machine import Inside, Nic
 from ramet.network import services
@@ -141,6 +141,31 @@ async def test_dhcp_in_a_fence_renews_what_the_source_was_given(tmp_path: Path) 
         assert outer is not None
         with await stranger.thread.run(socket.create_server, ("10.99.0.77", 80)):
             await lab.networks.wait_for_tcp(outer, 80, 5.0)
+
+
+@needs_privilege
+async def test_what_was_learnt_and_could_not_be_built_is_learnt_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Lab(tmp_path) as lab:
+        for network in (LAB, COPIES.changed(dhcp=False)):
+            await lab.networks.ensure(network)
+        copy = await clone_of(lab, MAC, "10.99.0.50/24", fenced_nic())
+        assert await copy.reaches("10.99.0.1")
+
+        async def fail(fence: object) -> None:
+            raise ToolError("nft is out of order.")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(lab.networks._fences, "_build", fail)
+            assert MAC not in await lab.networks.addresses()
+            assert reached_at(lab, copy) is None
+        learning = asyncio.create_task(lab.networks.addresses())
+        await becomes(lambda: reached_at(lab, copy) is not None)
+        learning.cancel()  # it is noted, and being built
+        await asyncio.wait({learning})
+        with await copy.thread.run(socket.create_server, ("10.99.0.50", 80)):
+            await lab.networks.wait_for_tcp("10.98.0.2", 80, 5.0)
 
 
 @needs_privilege

@@ -14,7 +14,7 @@ import pytest
 
 from ramet.errors import DeadlineError, ToolError, UnsupportedError
 from ramet.model.host import Network
-from ramet.network import services
+from ramet.network import privilege, services
 from ramet.network.addresses import gateway_of
 from tests.unit.network.network_kit import Lab, Room, needs_privilege
 
@@ -109,7 +109,28 @@ async def test_a_changed_port_group_gets_another_dnsmasq(tmp_path: Path) -> None
         assert running("dnsmasq", lab) == []
 
 
+async def test_where_udev_does_not_open_the_tun_device_nat_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(privilege, "is_open_to_all", lambda: False)
+    async with Room() as host, Lab(tmp_path, outside=host) as lab:
+        with pytest.raises(ToolError, match="chmod 0666 /dev/net/tun"):
+            await lab.networks.ensure(A.changed(nat=True))
+        await lab.networks.restore([A.changed(nat=True)])
+        assert any("chmod 0666 /dev/net/tun" in warning for warning in lab.networks.warnings)
+
+
+def test_a_device_of_roots_own_is_not_open_to_all(tmp_path: Path) -> None:
+    device = tmp_path / "tun"
+    assert not privilege.is_open_to_all(device)
+    device.touch()
+    for mode, open_to_all in ((0o600, False), (0o660, False), (0o664, False), (0o666, True)):
+        device.chmod(mode)
+        assert privilege.is_open_to_all(device) is open_to_all
+
+
 async def test_who_is_cancelled_while_it_tells_dnsmasq_leaves_its_port_group_served(tmp_path: Path) -> None:
+    cut = 0
     async with Lab(tmp_path) as lab:
         await lab.networks.ensure(A)
         for number in range(20):  # the moment of the cancellation moves through all of it, some 15 ms
@@ -117,15 +138,30 @@ async def test_who_is_cancelled_while_it_tells_dnsmasq_leaves_its_port_group_ser
             telling = asyncio.create_task(lab.networks.claim_addresses("a", {mac: address}))
             await asyncio.wait({telling}, timeout=number / 1000)
             telling.cancel()
-            await asyncio.gather(telling, return_exceptions=True)
-            assert len(running("dnsmasq", lab)) == 1
+            await asyncio.wait({telling})
+            if telling.cancelled():
+                cut += 1
+            else:
+                assert telling.exception() is None
+            (pid,) = running("dnsmasq", lab)
+            (config,) = [
+                word.removeprefix("--conf-file=")
+                for word in Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+                if word.startswith("--conf-file=")
+            ]
+            told = [line for line in Path(config).read_text().splitlines() if line.startswith("dhcp-host=")]
+            reserved = lab.networks._ledger.reservations("a")
+            assert told == [f"dhcp-host={mac},{address}" for mac, address in sorted(reserved.items())]
+        assert len(reserved) >= 19  # the first may not have begun
+    assert cut
     assert running("dnsmasq", lab) == []
 
 
 async def test_a_service_that_is_cancelled_while_a_thread_starts_it_is_ended(tmp_path: Path) -> None:
     log, begun, go_on = tmp_path / "log", asyncio.Event(), asyncio.Event()
-    argv = ("/bin/sleep", "600")
-    spec = services.ServiceSpec("a", "sleep", argv, mark="600", exact="600", log=log)
+    own = str(tmp_path)  # nobody else's process has this argument
+    argv = (sys.executable, "-c", "import time; time.sleep(600)", own)
+    spec = services.ServiceSpec("a", os.path.basename(sys.executable), argv, mark=own, exact=own, log=log)
     started = []
 
     async def spawn(spec: services.ServiceSpec) -> int:
