@@ -27,7 +27,7 @@ from ramet.model.machine import Accelerator, KernelBoot, Machine
 KVM_DEVICE = Path("/dev/kvm")
 CACHE_NAME = "accelerator.json"
 
-_CACHE_FORMAT = 1
+_CACHE_FORMAT = 2  # 1: QEMU's user may have had root's group
 _MAX_CACHE_BYTES = 65536
 _BOOT_TIMEOUT_S = 8.0
 _KILL_TIMEOUT_S = 10.0
