@@ -6,6 +6,7 @@ proves that nothing is left of it: no process, tap, namespace, mount.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import shutil
 import tempfile
@@ -23,6 +24,7 @@ from ramet.model.requests import AddDisk, BuildImage, CloneVm, CreateVm, Exec, N
 from ramet.model.views import CloneResult
 from ramet.testing import memcheck
 from ramet.testing.images import debian_image
+from tests.guest.kernel_kit import GuestKernel, find_kernel, unpack_kernel
 from tests.guest.leaks import left_behind
 
 BOOT_TIMEOUT_S = 120.0
@@ -60,6 +62,17 @@ async def host(state_dir: Path) -> AsyncIterator[Host]:
 async def debian_build() -> BuiltImage:
     """The Debian guest as its builder leaves it: built once, and kept between runs."""
     return await debian_image(Path(__file__).parents[2] / ".state" / "debian")
+
+
+@pytest.fixture(scope="session")
+def guest_kernel() -> Iterator[GuestKernel]:
+    """For guests that are no image."""
+    if (own := find_kernel()) is not None:
+        yield own
+        return
+    with tempfile.TemporaryDirectory(prefix="rk-", dir="/tmp") as name:
+        Path(name).chmod(0o755)
+        yield asyncio.run(unpack_kernel(Path(name)))
 
 
 @pytest.fixture

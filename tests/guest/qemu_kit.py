@@ -15,7 +15,6 @@ from typing import Any, Self
 
 from ramet.guest.images.cpio import Cpio
 from ramet.guest.images.modules import collect
-from ramet.hypervisor.accelerator import find_kernel
 from ramet.hypervisor.blocknodes import DiskChain, LayerFile
 from ramet.hypervisor.fork import NativePaths
 from ramet.hypervisor.plan import NicBackend, RunDir, build_plan
@@ -23,6 +22,7 @@ from ramet.hypervisor.process import QemuProcess, QemuUser
 from ramet.hypervisor.qmp import QmpSession
 from ramet.hypervisor.version import Qemu
 from ramet.model.machine import Accelerator, Disk, KernelBoot, Machine
+from tests.guest.kernel_kit import GuestKernel
 
 WAIT_S = 60.0
 BOOT_S = 120.0
@@ -41,22 +41,20 @@ exec setsid sh -c 'exec sh </dev/ttyS0 >/dev/ttyS0 2>&1'
 """
 
 
-def boot_files(directory: Path) -> KernelBoot | None:
-    """A kernel of this host, and an initrd made for it; None where there is nothing to make them from."""
-    kernel = next(iter(sorted(Path("/boot").glob("vmlinuz-*-cloud-amd64"))), None) or find_kernel()
+def boot_files(directory: Path, kernel: GuestKernel) -> KernelBoot:
+    """A kernel, and an initrd made for it."""
     busybox = shutil.which("busybox")
-    if kernel is None or busybox is None:
-        return None
+    assert busybox is not None
     archive = Cpio()
     archive.device("dev/console", 5, 1)
     archive.file("bin/busybox", Path(busybox).read_bytes(), 0o755)
     archive.file("init", _INIT.encode(), 0o755)
-    tree = Path("/lib/modules") / kernel.name.removeprefix("vmlinuz-")
-    for name, module in collect(tree, _MODULES).items():
+    for name, module in collect(kernel.modules, _MODULES).items():
         archive.file(f"modules/{name}.ko", module.content)
     initrd = directory / "initrd"
     initrd.write_bytes(archive.pack())
-    return KernelBoot(kernel=str(kernel), initrd=str(initrd), append="console=ttyS0 quiet panic=-1 mitigations=off")
+    words = "console=ttyS0 quiet panic=-1 mitigations=off"
+    return KernelBoot(kernel=str(kernel.image), initrd=str(initrd), append=words)
 
 
 def make_layer(directory: Path, layer_id: str, *, base: str | None = None, size_mib: int = 64) -> LayerFile:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import array
 import contextlib
-import glob
 import json
 import os
 import shutil
@@ -45,7 +44,9 @@ int main(int c, char **v) {
 }"""
 
 
-def build_initrd(directory: Path) -> Path:
+def build_initrd(directory: Path, kernel: Path) -> Path:
+    """An initrd; the kernel that it is booted with lies beside it."""
+    (directory / "vmlinuz").symlink_to(kernel)
     root = directory / "root"
     (root / "bin").mkdir(parents=True)
     (directory / "guest.c").write_text(GUEST_C)
@@ -59,10 +60,6 @@ def build_initrd(directory: Path) -> Path:
     with open(initrd, "wb") as file:
         subprocess.run(["cpio", "-o", "-H", "newc", "--quiet"], cwd=root, input=names, stdout=file, check=True)
     return initrd
-
-
-def kernel() -> str:
-    return sorted(glob.glob("/boot/vmlinuz-*-cloud-amd64"))[-1]
 
 
 @dataclass
@@ -98,7 +95,7 @@ class Machine:
     def launch(self, initrd: Path) -> None:
         ram, control = create_ram(RAM_MIB << 20), listen_control(self.path("fork"))
         env = environment(library(), ram_fd=ram, control_fd=control.fileno(), owner_uid=os.geteuid())
-        boot = ("-kernel", kernel(), "-initrd", str(initrd), "-append", "console=ttyS0 quiet")
+        boot = ("-kernel", str(initrd.with_name("vmlinuz")), "-initrd", str(initrd), "-append", "console=ttyS0 quiet")
         with control, open(self.path("err"), "wb") as log:
             self.process = subprocess.Popen(
                 self.argv(ram, *boot),

@@ -23,6 +23,7 @@ from ramet.hypervisor.plan import NicBackend, RunDir, build_plan
 from ramet.hypervisor.process import QemuProcess, find_user
 from ramet.hypervisor.version import Qemu, find_qemu
 from ramet.model.machine import Accelerator, Display, Firmware, KernelBoot, Machine, Nic, NicModel
+from tests.guest.kernel_kit import GuestKernel
 from tests.guest.leaks import left_behind
 from tests.guest.qemu_kit import (
     BOOT_S,
@@ -70,12 +71,9 @@ def native() -> Iterator[NativePaths]:
 
 
 @pytest.fixture(scope="module")
-def kernel() -> Iterator[KernelBoot]:
+def kernel(guest_kernel: GuestKernel) -> Iterator[KernelBoot]:
     with tempfile.TemporaryDirectory(prefix="rk-", dir="/tmp") as name:
-        boot = boot_files(Path(name))
-        if boot is None:
-            pytest.skip("needs a kernel in /boot and busybox")
-        yield boot
+        yield boot_files(Path(name), guest_kernel)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

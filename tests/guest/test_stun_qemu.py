@@ -26,6 +26,7 @@ from ramet.hypervisor.stun_link import HelperLostError, spawn
 from ramet.hypervisor.stun_plan import PristineCheck, SnapshotStep, StunPlan, StunResult
 from ramet.hypervisor.stun_wire import send
 from ramet.memory.ledger import find_ram, guest_memory, parse_smaps
+from tests.guest.kernel_kit import GuestKernel
 from tests.guest.stun_guest import BOOT_S, RAM_MIB, Machine, Wire, build_initrd, plan
 from tests.unit.hypervisor.stun_kit import wait_until
 
@@ -42,8 +43,8 @@ def directory() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def initrd(directory: Path) -> Path:
-    return build_initrd(directory)
+def initrd(directory: Path, guest_kernel: GuestKernel) -> Path:
+    return build_initrd(directory, guest_kernel.image)
 
 
 @contextmanager
